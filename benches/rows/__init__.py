@@ -1,0 +1,39 @@
+"""The rows, in the order of the table. One file per row (or per pair that shares its bodies)."""
+
+from __future__ import annotations
+
+from harness.model import Row
+
+from . import (
+    functions,
+    gosched,
+    handoff,
+    mapjob,
+    parked,
+    scaling,
+    sleep,
+    sleepers,
+    spawn,
+    timer,
+)
+
+ROWS: tuple[Row, ...] = (
+    *spawn.ROWS,
+    gosched.ROW,
+    sleep.ROW,
+    timer.ROW,
+    parked.MEMORY,
+    functions.ROW,
+    sleepers.ROW,
+    handoff.ROW,
+    parked.IDLE,
+    *scaling.ROWS,
+    mapjob.ROW,
+)
+
+
+def find(name: str) -> Row:
+    for row in ROWS:
+        if row.name == name:
+            return row
+    raise SystemExit(f"no row {name!r}; there are {', '.join(row.name for row in ROWS)}")

@@ -1,0 +1,80 @@
+"""The exceptions of gorun.
+
+    BaseException
+      Cancelled                 you are being cancelled
+    Exception
+      GorunError
+        ChannelClosed           send on a closed channel, or receive on a drained one
+        WouldBlock              a try_... that would have to wait
+        Deadlock                every goroutine is asleep
+        GoroutineLeak           goroutines outlived a block
+        GoroutineCancelled      the joined goroutine was cancelled
+        ContextDone             the context has ended
+        ThreadLimit             the last free thread would block
+        WorkerDied              a worker process died
+
+Nothing here imports anything of gorun.
+"""
+
+from __future__ import annotations
+
+
+class Cancelled(BaseException):
+    """Raised in a goroutine that is being cancelled, and only there.
+
+    ``reason`` is what the canceller said. It derives from BaseException so that ``except
+    Exception`` does not swallow it; clean up and let it pass.
+    """
+
+    _origin = 0
+
+    def __init__(self, reason: object = None) -> None:
+        super().__init__(*(() if reason is None else (reason,)))
+        self.reason = reason
+
+
+class GorunError(Exception):
+    """Base of gorun's own errors."""
+
+
+class ChannelClosed(GorunError):
+    """The channel is closed."""
+
+
+class WouldBlock(GorunError):
+    """The operation would have to wait."""
+
+
+class Deadlock(GorunError):
+    """Every goroutine is asleep, and nothing can wake one."""
+
+
+class GoroutineLeak(GorunError):
+    """Goroutines outlived the block that was to contain them."""
+
+
+class GoroutineCancelled(GorunError):
+    """Raised by joining a goroutine that was cancelled; ``reason`` is what the canceller said."""
+
+    def __init__(self, text: str = "the goroutine was cancelled", reason: object = None) -> None:
+        super().__init__(text if reason is None else f"{text}: {reason}")
+        self.reason = reason
+
+
+class ContextDone(GorunError):
+    """The context has ended."""
+
+
+class ThreadLimit(GorunError):
+    """The call would block the last free thread: see ``configure(max_threads=...)``."""
+
+
+class WorkerDied(GorunError):
+    """A worker process died; ``items`` is what it held, ``exitcode`` how it ended."""
+
+    def __init__(
+        self, text: str, items: tuple[object, ...] = (), exitcode: int | None = None
+    ) -> None:
+        super().__init__(text)
+        self.items = items
+        self.exitcode = exitcode

@@ -1,0 +1,161 @@
+"""What the extension calls back: threads, reports, the asyncio side of an await.
+
+The extension looks these names up once. None of them is called under a lock of the core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+import warnings
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator
+
+    from gorun._gorun import Goroutine, _Operation
+
+# ---- Ms ------------------------------------------------------------------------------------
+
+
+def start_thread(number: int) -> None:
+    """Start the thread of M ``number``: a daemon, so that a blocked one never holds up the exit."""
+    from gorun import _gorun
+
+    threading.Thread(
+        target=_gorun._m_main, args=(number,), name=f"gorun-m{number}", daemon=True
+    ).start()
+
+
+def m_started() -> None:
+    """Prepare the thread of an M; called on it, before its first goroutine."""
+    sys.set_asyncgen_hooks(finalizer=_close_generator)
+    sync_trace()
+
+
+def sync_trace() -> None:
+    """Apply the hooks of ``threading.settrace`` and ``setprofile`` to this thread."""
+    if (trace := threading.gettrace()) is not None and sys.gettrace() is None:
+        sys.settrace(trace)
+    if (profile := threading.getprofile()) is not None and sys.getprofile() is None:
+        sys.setprofile(profile)
+
+
+def _close_generator(agen: AsyncGenerator[Any, Any]) -> None:
+    """Close an async generator that was dropped half-way, in a goroutine of its own."""
+    from gorun import _gorun
+
+    _gorun.go(agen.aclose)
+
+
+# ---- errors that nobody took -----------------------------------------------------------------
+
+
+class ExceptHookArgs(NamedTuple):
+    """What ``gorun.excepthook`` is called with."""
+
+    exc_type: type[BaseException]
+    exc_value: BaseException | None
+    exc_traceback: TracebackType | None
+    goroutine: Goroutine[Any] | None
+
+
+_created: dict[int, str] = {}
+
+
+def excepthook(args: ExceptHookArgs, /) -> None:
+    """Print an error that nobody took to ``sys.stderr``, with the place of the goroutine's birth."""
+    err = sys.stderr
+    if err is None:
+        return
+    g = args.goroutine
+    name = "a goroutine" if g is None else f"goroutine {g.id} ({g.name})"
+    where = None if g is None else _created.get(g.id)
+    print(f"Exception in {name}{f', created at {where}' if where else ''}:", file=err)
+    traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback, file=err)
+
+
+def report(exc: BaseException, goroutine: Goroutine[Any] | None, created_at: str | None) -> None:
+    """Hand an error to the replaceable hook."""
+    import gorun
+
+    if goroutine is not None and created_at is not None:
+        _created[goroutine.id] = created_at
+    try:
+        hook = getattr(gorun, "excepthook", excepthook)
+        hook(ExceptHookArgs(type(exc), exc, exc.__traceback__, goroutine))
+    finally:
+        if goroutine is not None:
+            _created.pop(goroutine.id, None)
+
+
+def end_child(error: BaseException | None) -> None:
+    """End a forked child whose body has returned: as at the end of a program, without its exit hooks."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def warn_limit(max_threads: int) -> None:
+    """Say once that blocked goroutines wait because the limit of threads is met."""
+    warnings.warn(
+        f"gorun: all {max_threads} threads (max_threads) are in use and blocked; goroutines wait "
+        "until one returns. Raise the limit with gorun.configure(max_threads=...)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def foreign_awaitable(value: object) -> TypeError:
+    """Make the error for an await of something that gorun cannot drive."""
+    cls = type(value)
+    return TypeError(
+        f"a goroutine cannot await {cls.__module__}.{cls.__qualname__}: {value!r}. Await gorun's own "
+        "operations here, and reach an asyncio loop through gorun.asyncio"
+    )
+
+
+# ---- awaiting gorun from an asyncio task -----------------------------------------------------
+
+
+def _set(fut: asyncio.Future[None]) -> None:
+    if not fut.done():
+        fut.set_result(None)
+
+
+async def asyncio_wait(op: _Operation, loop: asyncio.AbstractEventLoop) -> None:
+    """Wait in a task of ``loop`` until ``op`` has happened.
+
+    The compare-and-swap behind ``_withdraw`` decides between the operation and a cancel of the
+    task. If the operation came first it returns as if nothing had been, and the cancel is asked
+    for anew, so that it arrives at the task's next await.
+    """
+    import asyncio
+
+    fut: asyncio.Future[None] = loop.create_future()
+    armed = op._arm(partial(loop.call_soon_threadsafe, _set, fut))
+    if armed is None:
+        await asyncio.sleep(0)
+    elif armed:
+        try:
+            await fut
+        except asyncio.CancelledError as e:
+            if op._withdraw():
+                raise
+            task = asyncio.current_task(loop)
+            if task is not None:
+                task.uncancel()
+                task.cancel(*e.args)

@@ -1,0 +1,187 @@
+"""Waiting for several goroutines: ``wait`` and ``as_completed``, as in ``concurrent.futures``.
+
+Each stands on done callbacks and one latch; whoever waits blocks or awaits that. A time-out or a
+cancel leaves the goroutines alone; callbacks that come late find nobody and do nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from gorun._gorun import CountDown, Goroutine
+
+T = TypeVar("T")
+
+_WHEN = ("FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED")
+
+
+class DoneAndNotDone(NamedTuple):
+    """What ``wait`` returns: the goroutines that have ended, and the others."""
+
+    done: set[Goroutine[Any]]
+    not_done: set[Goroutine[Any]]
+
+
+def _check(gs: Iterable[Goroutine[Any]]) -> list[Goroutine[Any]]:
+    out = list(dict.fromkeys(gs))
+    for g in out:
+        if not isinstance(g, Goroutine):
+            raise TypeError(f"expected goroutines, got {g!r} of type {type(g).__name__}")
+    return out
+
+
+def _failed(g: Goroutine[Any]) -> bool:
+    return g._failed()
+
+
+class _Gate:
+    """Opens a latch when ``return_when`` is met."""
+
+    def __init__(self, gs: list[Goroutine[Any]], when: str) -> None:
+        if when not in _WHEN:
+            raise ValueError(f"return_when must be one of {', '.join(_WHEN)}, not {when!r}")
+        self.gs = gs
+        self.when = when
+        self.latch = CountDown(max(1, len(gs)))
+        if not gs:
+            self.latch.set()
+        for g in gs:
+            g.add_done_callback(self._ended)
+
+    def _ended(self, g: Goroutine[Any]) -> None:
+        if self.when == "FIRST_COMPLETED" or (self.when == "FIRST_EXCEPTION" and _failed(g)):
+            self.latch.set()
+        elif not self.latch.is_set():
+            self.latch.done()
+
+    def sets(self) -> DoneAndNotDone:
+        done = {g for g in self.gs if g.done()}
+        return DoneAndNotDone(done, set(self.gs) - done)
+
+
+def wait(
+    gs: Iterable[Goroutine[Any]],
+    timeout: float | None = None,
+    return_when: str = "ALL_COMPLETED",
+) -> DoneAndNotDone:
+    """Wait for goroutines; returns ``(done, not_done)`` as ``concurrent.futures.wait`` does.
+
+    ``timeout`` in seconds; running out is no error, what has not ended is in ``not_done``.
+    ``return_when``: "ALL_COMPLETED", "FIRST_COMPLETED" or "FIRST_EXCEPTION".
+
+    >>> import gorun
+    >>> done, rest = gorun.wait([gorun.go(abs, -1), gorun.go(abs, -2)])
+    >>> sorted(g.result() for g in done), rest
+    ([1, 2], set())
+    """
+    gate = _Gate(_check(gs), return_when)
+    gate.latch.wait(timeout)
+    return gate.sets()
+
+
+async def wait_async(
+    gs: Iterable[Goroutine[Any]],
+    timeout: float | None = None,
+    return_when: str = "ALL_COMPLETED",
+) -> DoneAndNotDone:
+    """As ``wait``, awaited by a goroutine or an asyncio task.
+
+    >>> import gorun
+    >>> async def main() -> int:
+    ...     return len((await gorun.wait_async([gorun.go(abs, -1)])).done)
+    >>> gorun.run(main)
+    1
+    """
+    gate = _Gate(_check(gs), return_when)
+    await gate.latch.wait_async(timeout)
+    return gate.sets()
+
+
+class _Stream:
+    """Goroutines in the order of their ends."""
+
+    def __init__(self, gs: list[Goroutine[Any]], timeout: float | None) -> None:
+        if timeout is not None and timeout != timeout:
+            raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        self.total = len(gs)
+        self.left = self.total
+        self.end = None if timeout is None else time.monotonic() + timeout
+        self.ready: deque[Goroutine[Any]] = deque()
+        self.lock = threading.Lock()
+        self.latch: CountDown | None = None
+        for g in gs:
+            g.add_done_callback(self._ended)
+
+    def _ended(self, g: Goroutine[Any]) -> None:
+        with self.lock:
+            self.ready.append(g)
+            latch, self.latch = self.latch, None
+        if latch is not None:
+            latch.set()
+
+    def take(self) -> Goroutine[Any] | CountDown:
+        """The next one, or what to wait on."""
+        with self.lock:
+            if self.ready:
+                self.left -= 1
+                return self.ready.popleft()
+            self.latch = CountDown(1)
+            return self.latch
+
+    def seconds(self) -> float | None:
+        return None if self.end is None else self.end - time.monotonic()
+
+    def late(self) -> TimeoutError:
+        return TimeoutError(f"{self.left} of {self.total} goroutines have not ended in time")
+
+
+def as_completed(
+    gs: Iterable[Goroutine[T]], timeout: float | None = None
+) -> Iterator[Goroutine[T]]:
+    """Yield goroutines as they end, as ``concurrent.futures.as_completed`` does.
+
+    ``timeout`` in seconds is for the whole, from the call on; TimeoutError when it is over.
+
+    >>> import gorun
+    >>> sorted(g.result() for g in gorun.as_completed(gorun.go_many(abs, [-1, -2])))
+    [1, 2]
+    """
+    stream = _Stream(_check(gs), timeout)
+    return _sync(stream)
+
+
+def _sync(stream: _Stream) -> Iterator[Goroutine[Any]]:
+    while stream.left:
+        got = stream.take()
+        if isinstance(got, Goroutine):
+            yield got
+        elif not got.wait(stream.seconds()):
+            raise stream.late()
+
+
+def as_completed_async(
+    gs: Iterable[Goroutine[T]], timeout: float | None = None
+) -> AsyncIterator[Goroutine[T]]:
+    """As ``as_completed``, for ``async for`` in a goroutine or an asyncio task.
+
+    >>> import gorun
+    >>> async def main() -> list[int]:
+    ...     return [g.result() async for g in gorun.as_completed_async([gorun.go(abs, -3)])]
+    >>> gorun.run(main)
+    [3]
+    """
+    stream = _Stream(_check(gs), timeout)
+    return _async(stream)
+
+
+async def _async(stream: _Stream) -> AsyncIterator[Goroutine[Any]]:
+    while stream.left:
+        got = stream.take()
+        if isinstance(got, Goroutine):
+            yield got
+        elif not await got.wait_async(stream.seconds()):
+            raise stream.late()

@@ -1,0 +1,276 @@
+"""One map under way: pulls the input, keeps the order, counts, and raises; but never waits.
+
+A `step` looks at what has come, feeds the carrier (carrier.py has the rules between the two), and
+says what to wait for. `Map` and `AsyncMap` (front.py) do the waiting.
+
+Invariants
+- taken = items pulled from the input; seen = items whose outcome was passed on, to `ready` or as
+  an error. The items between the two are with the carrier or in `landed`, by their numbers.
+- taken <= values given to the caller + buffer, whenever `next` returns: the run-ahead.
+- `ready` holds half of the run-ahead at most, so the workers go on while the caller takes it.
+- Only who holds the turn changes a flow. `close` may come from anywhere (another thread, a signal
+  handler, a collector): it sets `closed`, cancels the carrier, and whoever has the turn tidies up.
+- An exception that leaves `step` has ended the map.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from gorun._gorun import Latch
+from gorun._map.carrier import Carrier, Job
+from gorun._map.progress import Meter
+
+# A pull from the input that takes longer is a slow one: what is ready is given first.
+SLOW_INPUT_SECONDS = 1e-3
+
+_clock = time.monotonic
+
+
+class Wait(NamedTuple):
+    """What to wait for before the next step."""
+
+    latch: Latch | None  # None: for the carrier's end
+    timeout: float | None = None  # seconds, None for ever
+
+
+class Flow:
+    """One map under way, without the waiting. `with flow` takes the turn."""
+
+    def __init__(
+        self,
+        job: Job,
+        carrier: Carrier,
+        source: Iterator[Any],
+        total: int | None,
+        meter: Meter | None,
+    ) -> None:
+        self.ready: deque[Any] = deque()  # taken from without the turn
+        self.carrier = carrier
+        self.closed = False
+        self._job = job
+        self._source: Iterator[Any] | None = source  # None: at its end, or no more is wanted
+        self._total = total
+        self._meter = meter
+        self._begun = False
+        self._joined = False
+        self._deadline: float | None = None
+        self._taken = 0
+        self._seen = 0
+        self._done = 0  # what the meter shows: arrived, in whatever order
+        self._landed: dict[int, Any] = {}  # answers, in the order of their arrival
+        self._verdict: BaseException | None = None  # raised once `ready` is empty
+        self._input_error: Exception | None = None  # raised once all else is through
+        self._errors: list[Exception] = []  # errors="collect"
+        self._turn = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._turn.acquire(blocking=False):
+            raise ValueError("this gorun.map is being advanced already, by another caller")
+
+    def __exit__(self, *exc: object) -> None:
+        self._turn.release()
+
+    def step(self) -> Wait | bool:
+        """True: `ready` has a value; False: all is over. Else wait, then step again.
+
+        Raises what the map ends with, and TimeoutError when its time is up.
+        """
+        try:
+            move = not self.closed and self._move()
+            if self.closed:
+                self._tidy()
+                return False
+            return move
+        except BaseException:
+            self.end("gorun.map has failed")
+            raise
+
+    def close(self) -> None:
+        """Ends the map from anywhere: a step that is under way or waits says False next."""
+        if self.closed:
+            return
+        self.closed = True
+        self.carrier.cancel("gorun.map was closed")
+        if self._turn.acquire(blocking=False):  # else the one who has it tidies up
+            self._tidy()
+            self._turn.release()
+
+    # ---- with the turn ----------------------------------------------------------------------
+
+    def _move(self) -> Wait | bool:
+        first = not self._begun
+        if first:
+            self._begin()
+        latch: Latch | None = None
+        while not self.closed:
+            self._look()
+            late = self._deadline is not None and _clock() >= self._deadline
+            if first or not late:
+                self._feed()
+            if self.ready:
+                return True
+            if self._verdict is not None:
+                self._raise(self._verdict)
+            if self._source is None and self._taken == self._seen:
+                return self._end()
+            if self.carrier.broken is not None:
+                self._raise(self.carrier.broken)
+            if late:
+                self._raise(self._too_late())
+            first = False
+            if latch is None:
+                latch = self.carrier.watch(self._seen)  # registered: look again, then wait
+            elif (due := self.carrier.expire()) != 0:
+                return Wait(latch, self._shorter(due))
+        return False
+
+    def _begin(self) -> None:
+        self._begun = True
+        if self._job.timeout is not None:
+            self._deadline = _clock() + self._job.timeout
+        if self._meter is not None:
+            self._meter.show(0)
+
+    def _look(self) -> None:
+        """Takes the answers that are there, and fills `ready` if it is empty."""
+        answers = self.carrier.collect()
+        if answers:
+            self._landed.update(answers)
+            self._done += len(answers)
+            if self._meter is not None:
+                self._meter.show(self._done)
+            if any(self._is_fatal(error) for error in self.carrier.failures.values()):
+                self._stop_input()  # the map will end there: nothing behind it is wanted
+        if not self.ready and self._verdict is None:
+            if self._job.ordered:
+                self._admit(range(self._seen, self._seen + self._most()))
+            else:
+                self._admit(list(islice(self._landed, self._most())))
+
+    def _most(self) -> int:
+        """How much `ready` may hold: the rest of the run-ahead keeps the workers busy."""
+        return max(1, self.carrier.ahead // 2)
+
+    def _admit(self, numbers: Iterable[int]) -> None:
+        """Passes on the outcomes of `numbers` as `errors` has it, up to the first that is out."""
+        landed, failures, ready = self._landed, self.carrier.failures, self.ready
+        for number in numbers:
+            if number not in landed:
+                return
+            value = landed.pop(number)
+            self._seen += 1
+            if not failures or (error := failures.pop(number, None)) is None:
+                ready.append(value)
+            elif self._is_fatal(error):
+                self._verdict = error
+                return
+            elif self._job.errors == "return":
+                ready.append(error)
+            elif isinstance(error, Exception):  # what is none is fatal
+                self._errors.append(error)
+
+    def _is_fatal(self, error: BaseException) -> bool:
+        """Whether `error` ends the map; KeyboardInterrupt and its like always do."""
+        return self._job.errors == "raise" or not isinstance(error, Exception)
+
+    def _feed(self) -> None:
+        """Pulls as much of the input as the run-ahead has room for."""
+        began = _clock()
+        while self._source is not None:
+            given = self._seen - max(0, len(self.ready) - 1)  # one of `ready` is as good as given
+            room = self.carrier.ahead - (self._taken - given)
+            if room <= 0:
+                return
+            items = self._pull(self._source, room)
+            if items:
+                start, self._taken = self._taken, self._taken + len(items)
+                self.carrier.submit(start, items)
+            if self._source is not None and _clock() - began > SLOW_INPUT_SECONDS:
+                self._look()
+                if self.ready:
+                    return
+
+    def _pull(self, source: Iterator[Any], count: int) -> list[Any]:
+        """Up to `count` items: fewer at the input's end, at its error, and when it is slow."""
+        items: list[Any] = []
+        slow = _clock() + SLOW_INPUT_SECONDS
+        try:
+            for item in source:
+                items.append(item)
+                if len(items) >= count or _clock() > slow:
+                    return items
+        except Exception as error:
+            self._input_error = error
+        self._stop_input()
+        return items
+
+    def _stop_input(self) -> None:
+        if self._source is not None:
+            self._source = None
+            self.carrier.finish()
+
+    def _end(self) -> Wait | bool:
+        """Everything is through: first the workers' end, then the errors, then the end."""
+        if not self._joined:
+            self._joined = True
+            return Wait(None)
+        if self._job.errors == "collect" and self._input_error is not None:
+            self._errors.append(self._input_error)
+        elif self._input_error is not None:
+            self._raise(self._input_error)
+        if self._errors:
+            self._raise(self._group())
+        self.end("gorun.map is at its end")
+        return False
+
+    def _raise(self, error: BaseException) -> None:
+        """Raises `error` as the map's end, held by nothing here: else it would be a cycle."""
+        self._verdict = self._input_error = None
+        self._errors = []
+        try:
+            if isinstance(error, (StopIteration, StopAsyncIteration)):
+                # As in a generator (PEP 479): a loop would take it for the end of the map.
+                raise RuntimeError(f"{self._job.fn!r} raised {error!r} in gorun.map") from error
+            raise error
+        finally:
+            del error
+
+    def _group(self) -> ExceptionGroup[Exception]:
+        return ExceptionGroup(f"{len(self._errors)} errors in gorun.map", self._errors)
+
+    def _too_late(self) -> TimeoutError:
+        of = "" if self._total is None else f" of {self._total}"
+        error = TimeoutError(
+            f"gorun.map is not through after {self._job.timeout} s: {self._done}{of} items are done"
+        )
+        if self._errors:
+            error.__cause__ = self._group()
+        return error
+
+    def _shorter(self, due: float | None) -> float | None:
+        """Seconds until the map's deadline or `due`, whichever comes first."""
+        if self._deadline is None:
+            return due
+        left = max(0.0, self._deadline - _clock())
+        return left if due is None else min(left, due)
+
+    def end(self, reason: str) -> None:
+        """As `close`, for who has the turn."""
+        self.closed = True
+        self.carrier.cancel(reason)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Lets go of everything; again and again does no harm."""
+        meter, self._meter = self._meter, None
+        self._source = None
+        self.ready.clear()
+        self._landed.clear()
+        if meter is not None:
+            meter.close()

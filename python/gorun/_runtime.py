@@ -1,0 +1,352 @@
+"""The runtime as a whole: run, spawn, settings, sections, shutdown, and what it knows of itself.
+
+The hot calls (go, sleep, ...) come straight from the extension; here is what is easier in Python.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+
+from gorun import _gorun, _settings
+from gorun._gorun import Goroutine
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# ---- run and spawn ---------------------------------------------------------------------------
+
+
+def run(main: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run ``main(*args, **kwargs)`` in a goroutine, wait for it, and return its value.
+
+    The calling thread waits and runs no goroutine itself. Ctrl-C, or any exception from a signal
+    handler, cancels ``main``, waits for its cleanup and is then raised; a second one is raised at
+    once. Other goroutines go on. Raises what ``main`` raises; RuntimeError inside a goroutine and
+    on a thread with a running asyncio loop. Go's ``main``.
+
+    >>> import gorun
+    >>> gorun.run(lambda: 6 * 7)
+    42
+    """
+    if _gorun.current() is not None:
+        raise RuntimeError("gorun.run() inside a goroutine: use gorun.go() and join it instead")
+    if _gorun._loop_runs_here():
+        raise RuntimeError(
+            "gorun.run() on a thread with a running asyncio loop: `await gorun.go(...)` instead"
+        )
+    g = _gorun.go(main, *args, **kwargs)
+    try:
+        g._wait()
+    except BaseException:
+        _gorun._take(g)
+        g.cancel("interrupted")
+        g._wait()
+        raise
+    return g.result()
+
+
+def spawn(
+    fn: Callable[..., Any],
+    /,
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    priority: object = None,
+    tags: Iterable[str] = (),
+) -> Goroutine[Any]:
+    """``go`` with a name and tags: they show in ``goroutines()`` and in error reports.
+
+    ``priority`` is kept for ``gorun.policy`` and must be None until that is there. Raises TypeError
+    for what ``go`` would refuse.
+
+    >>> import gorun
+    >>> g = gorun.spawn(pow, (2, 5), name="power", tags=["maths"])
+    >>> g.name, g.result()
+    ('power', 32)
+    """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, not {name!r}")
+    if priority is not None:
+        raise ValueError(f"priority must be None, not {priority!r}: there are no priorities yet")
+    labels = tuple(tags)
+    if isinstance(tags, str) or not all(isinstance(t, str) for t in labels):
+        raise TypeError(f"tags must be an iterable of str, not {tags!r}")
+    return _gorun._spawn(fn, tuple(args), dict(kwargs or {}), name, labels or None)
+
+
+# ---- settings --------------------------------------------------------------------------------
+
+
+def gomaxprocs(n: int | None = None) -> int:
+    """How many goroutines may run at once (the number of Ps); ``n`` changes it while running.
+
+    Returns the previous value. The default is the environment's ``GOMAXPROCS``, else the CPUs this
+    process may use (affinity, then cgroup quota). ValueError unless 1 <= n <= 512. Go's
+    ``runtime.GOMAXPROCS``.
+
+    >>> import gorun
+    >>> before = gorun.gomaxprocs(1)
+    >>> gorun.gomaxprocs(before)
+    1
+    """
+    if n is None:
+        return _gorun._gomaxprocs(0)
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"gomaxprocs takes a whole number or None, not {n!r}")
+    if not 1 <= n <= _settings.MAX_PROCS:
+        raise ValueError(f"gomaxprocs must be from 1 to {_settings.MAX_PROCS}, not {n}")
+    return _gorun._gomaxprocs(n)
+
+
+def configure(*, max_threads: int | None = None) -> None:
+    """Change settings while running.
+
+    ``max_threads`` (10 000, environment ``GORUN_MAX_THREADS``) bounds the threads that run
+    goroutines. At the limit plain goroutines queue; a gorun operation that would block the last
+    free thread raises ThreadLimit. ValueError names a bad value. Go's ``debug.SetMaxThreads``.
+
+    >>> import gorun
+    >>> gorun.configure(max_threads=10_000)
+    """
+    if max_threads is not None:
+        if isinstance(max_threads, bool) or not isinstance(max_threads, int):
+            raise TypeError(f"max_threads must be a whole number, not {max_threads!r}")
+        if not 1 <= max_threads <= _settings.MAX_THREADS:
+            raise ValueError(
+                f"max_threads must be from 1 to {_settings.MAX_THREADS}, not {max_threads}"
+            )
+        _gorun._max_threads(max_threads)
+
+
+# ---- sections --------------------------------------------------------------------------------
+
+
+class blocking(AbstractContextManager["blocking"]):  # noqa: N801  (reads as a statement)
+    """``with blocking():`` hands the P on at its start and takes one again at its end.
+
+    For calls that are known to block: nothing has to find out first. Outside a goroutine it does
+    nothing. An await inside raises RuntimeError. Go does this around each system call.
+
+    >>> import gorun, time
+    >>> def wait() -> str:
+    ...     with gorun.blocking():
+    ...         time.sleep(0.001)
+    ...     return "done"
+    >>> gorun.go(wait).result()
+    'done'
+    """
+
+    def __enter__(self) -> Self:
+        _gorun._blocking_enter()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        _gorun._blocking_exit()
+
+
+class shield(  # noqa: N801  (reads as a statement)
+    AbstractContextManager["shield"], AbstractAsyncContextManager["shield"]
+):
+    """``with shield():`` or ``async with shield():`` holds a cancel from outside back.
+
+    A cancel that arrives inside waits until the block has ended and is delivered at the next
+    cancel point after it. Outside a goroutine it does nothing.
+
+    >>> import gorun
+    >>> def work() -> bool:
+    ...     with gorun.shield():
+    ...         gorun.current().cancel()
+    ...         gorun.sleep(0.001)
+    ...     return True
+    >>> gorun.go(work).result()
+    True
+    """
+
+    def __init__(self) -> None:
+        self._before: bool | None = None
+
+    def __enter__(self) -> Self:
+        self._before = _gorun._shield(True)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._before is False:
+            _gorun._shield(False)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.__exit__(exc_type, exc, tb)
+
+
+# ---- what it knows of itself -----------------------------------------------------------------
+
+
+class PStats(NamedTuple):
+    """Counters of one P: goroutines in its queue, steps run, goroutines stolen, and so on."""
+
+    id: int
+    queue: int
+    runs: int
+    steals: int
+    handoffs: int
+    parks: int
+    timers: int
+
+
+class Stats(NamedTuple):
+    """Counters of the runtime; ``ready_mean`` and ``ready_max`` are seconds from ready to running.
+
+    The latencies come from a sample of one in 64.
+    """
+
+    gomaxprocs: int
+    goroutines: int
+    runnable: int
+    running: int
+    waiting: int
+    created: int
+    ended: int
+    ms: int
+    ms_idle: int
+    ms_blocked: int
+    ms_without_p: int
+    global_queue: int
+    timers: int
+    handoffs: int
+    steals: int
+    ready_mean: float
+    ready_max: float
+    ps: tuple[PStats, ...]
+
+
+def stats() -> Stats:
+    """Counters of the runtime, taken without stopping it.
+
+    >>> import gorun
+    >>> gorun.stats().gomaxprocs == gorun.gomaxprocs()
+    True
+    """
+    head, mid, mean, worst, ps = _gorun._stats()
+    return Stats(*head, *mid, mean, worst, tuple(PStats(*p) for p in ps))
+
+
+class GoroutineInfo(NamedTuple):
+    """One live goroutine, as ``goroutines()`` saw it.
+
+    ``state`` is "runnable", "running", "waiting" or "blocked"; ``wait_reason`` is "" unless it
+    waits, and ``waiting`` says for how many seconds; ``created_at`` and ``at`` are "file:line in
+    function" or None.
+    """
+
+    id: int
+    name: str
+    state: str
+    wait_reason: str
+    waiting: float
+    created_at: str | None
+    at: str | None
+    tags: tuple[str, ...]
+
+
+def goroutines() -> list[GoroutineInfo]:
+    """Every live goroutine, by number, taken without stopping the runtime. Go's ``debug=2`` dump.
+
+    >>> import gorun
+    >>> gorun.goroutines()
+    []
+    """
+    rows = sorted(_gorun._goroutines())
+    return [
+        GoroutineInfo(n, name or f"goroutine-{n}", state, why, secs, born, at, tags or ())
+        for n, name, state, why, secs, born, at, tags in rows
+    ]
+
+
+# ---- the end ---------------------------------------------------------------------------------
+
+_EXIT_LIMIT = 0.5
+
+
+def shutdown(timeout: float | None = None) -> bool:
+    """Cancel every goroutine, wait for them, and stop the threads; True if all ended in time.
+
+    ``timeout`` in seconds (None: no limit) is for the whole. ``go`` afterwards starts the runtime
+    anew. RuntimeError inside a goroutine. Runs at interpreter exit with a short limit.
+
+    >>> import gorun
+    >>> gorun.shutdown(5.0)
+    True
+    """
+    if _gorun.current() is not None:
+        raise RuntimeError("gorun.shutdown() inside a goroutine would wait for itself")
+    limit = None if timeout is None else float(timeout)
+    if limit is not None and limit != limit:
+        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    end = None if limit is None else time.monotonic() + max(limit, 0.0)
+
+    def left() -> float | None:
+        return None if end is None else max(0.0, end - time.monotonic())
+
+    ended = _cancel_all(left)
+    rest = left()
+    stopped = _gorun._stop(1e9 if rest is None else rest)
+    return ended and stopped
+
+
+def _cancel_all(left: Callable[[], float | None]) -> bool:
+    """Cancel what lives until nothing does; False if the time was up first."""
+    while live := _gorun._live():
+        for g in live:
+            g.cancel("shutdown")
+        for g in live:
+            if not g._wait(left()):
+                return False
+        del live, g
+    return True
+
+
+def _at_exit() -> None:
+    # Executors have been joined by now: they registered before us or joined in their own hook.
+    _gorun._set_finalizing()
+    end = time.monotonic() + _EXIT_LIMIT
+    try:
+        _cancel_all(lambda: max(0.0, end - time.monotonic()))
+    finally:
+        _gorun._stop(max(0.05, end - time.monotonic()))
+
+
+def _install() -> None:
+    """Make the runtime of this process and hook it into fork and exit. Once, at import."""
+    _settings.check_sysmon()
+    _gorun._init(_settings.default_procs(), _settings.default_max_threads())
+    os.register_at_fork(after_in_child=_gorun._after_fork)
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        register(_at_exit)
+    else:
+        atexit.register(_at_exit)

@@ -1,0 +1,94 @@
+"""Settings from the environment and their checks: GOMAXPROCS, GORUN_MAX_THREADS.
+
+Bad input is an error that names the variable, its value and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+MAX_PROCS = 512
+DEFAULT_MAX_THREADS = 10_000
+MAX_THREADS = 1_000_000
+
+
+def _number(text: str, name: str, low: int, high: int) -> int:
+    try:
+        n = int(text)
+    except ValueError:
+        n = low - 1
+    if not low <= n <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {text!r}")
+    return n
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """CPUs that the cgroup quota (v2, then v1) allows; infinity without one."""
+    best = math.inf
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return best
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # v2: the limits of all ancestors count
+            here = root / path.lstrip("/")
+            while True:
+                best = min(best, _v2(here / "cpu.max"))
+                if here in (root, here.parent):
+                    break
+                here = here.parent
+        elif "cpu" in controllers.split(","):
+            for base in (root / "cpu" / path.lstrip("/"), root / "cpu"):
+                best = min(best, _v1(base))
+    return best
+
+
+def _v2(file: Path) -> float:
+    try:
+        quota, period = file.read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _v1(folder: Path) -> float:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use: affinity, then the cgroup quota rounded up; at least 1."""
+    try:
+        n = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        n = os.cpu_count() or 1
+    quota = _quota()
+    if quota < n:
+        n = max(1, math.ceil(quota))
+    return min(n, MAX_PROCS)
+
+
+def default_procs() -> int:
+    """GOMAXPROCS from the environment, else the usable CPUs."""
+    text = os.environ.get("GOMAXPROCS", "").strip()
+    return _number(text, "GOMAXPROCS", 1, MAX_PROCS) if text else usable_cpus()
+
+
+def default_max_threads() -> int:
+    """GORUN_MAX_THREADS from the environment, else 10 000 as in Go."""
+    text = os.environ.get("GORUN_MAX_THREADS", "").strip()
+    return _number(text, "GORUN_MAX_THREADS", 1, MAX_THREADS) if text else DEFAULT_MAX_THREADS
+
+
+def check_sysmon() -> None:
+    """GORUN_SYSMON is unset, "auto" or "clock"."""
+    text = os.environ.get("GORUN_SYSMON", "")
+    if text not in ("", "auto", "clock"):
+        raise ValueError(f"GORUN_SYSMON must be 'auto' or 'clock', not {text!r}")

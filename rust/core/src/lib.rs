@@ -1,0 +1,11 @@
+//! gorun-core: Go's scheduler, without any Python.
+//!
+//! Layers, imports go down only: [`runtime`] -> [`wait`] -> [`sched`] -> [`timer`] -> [`prim`]; [`host`] is the seam to
+//! what is run. `sched/README.md` holds the protocol of parking and submitting in prose.
+
+pub mod host;
+pub mod prim;
+pub mod runtime;
+pub mod sched;
+pub mod timer;
+pub mod wait;

@@ -1,0 +1,112 @@
+//! The primitives that everything else stands on: atomics (std's, or loom's in a model run), a lock, a futex.
+//!
+//! Invariants: nothing here knows of goroutines or Python. `Lock` is never poisoned: a panic while it is held leaves
+//! data that is consistent enough to go on, because critical sections here only move pointers.
+
+/// Atomics of the protocol words. Code that a loom model runs imports them from here.
+pub mod atomic {
+    #[cfg(loom)]
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+    pub use std::sync::atomic::Ordering;
+    #[cfg(not(loom))]
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+}
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A short lock around pointer moves.
+///
+/// Rule for callers: no Python object is looked at, made or dropped while it is held, and no call leaves for Python.
+#[derive(Default)]
+pub struct Lock<T>(Mutex<T>);
+
+impl<T> Lock<T> {
+    /// A lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// Waits for the lock; never fails.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a futex wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// Woken, or the word had changed already, or spuriously: look at the state again.
+    Woken,
+    /// The time is up.
+    TimedOut,
+    /// A signal arrived: the caller checks signals. This is why a raw futex is used: std's park swallows it.
+    Interrupted,
+}
+
+/// Waits while `word` is `expected`, for at most `timeout`.
+pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Wake {
+    use rustix::thread::futex;
+    let limit = timeout.map(|t| futex::Timespec {
+        tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(t.subsec_nanos()),
+    });
+    match futex::wait(word, futex::Flags::PRIVATE, expected, limit.as_ref()) {
+        Err(rustix::io::Errno::TIMEDOUT) => Wake::TimedOut,
+        Err(rustix::io::Errno::INTR) => Wake::Interrupted,
+        _ => Wake::Woken,
+    }
+}
+
+/// Wakes up to `n` threads that wait on `word`.
+pub fn futex_wake(word: &AtomicU32, n: u32) {
+    // The result only says how many were woken; nobody waiting is no error.
+    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, n);
+}
+
+/// A one-token parker: `unpark` leaves a token, `park` takes it.
+#[derive(Default)]
+pub struct Parker {
+    /// 1: a token is there. The release in `unpark` pairs with the acquire in `park`.
+    token: AtomicU32,
+}
+
+impl Parker {
+    /// A parker without a token.
+    pub const fn new() -> Self {
+        Self {
+            token: AtomicU32::new(0),
+        }
+    }
+
+    /// Leaves a token and wakes the thread that waits for it.
+    pub fn unpark(&self) {
+        if self.token.swap(1, Ordering::Release) == 0 {
+            futex_wake(&self.token, 1);
+        }
+    }
+
+    /// Takes the token if it is there.
+    pub fn try_take(&self) -> bool {
+        self.token.load(Ordering::Relaxed) == 1 && self.token.swap(0, Ordering::Acquire) == 1
+    }
+
+    /// Waits for the token, for at most `timeout`; true if it was taken. Signals are ignored: for Ms only.
+    pub fn park(&self, timeout: Option<Duration>) -> bool {
+        let end = timeout.and_then(|t| std::time::Instant::now().checked_add(t));
+        loop {
+            if self.try_take() {
+                return true;
+            }
+            let left = match end {
+                None => None,
+                Some(e) => match e.checked_duration_since(std::time::Instant::now()) {
+                    Some(d) if !d.is_zero() => Some(d),
+                    _ => return self.try_take(),
+                },
+            };
+            futex_wait(&self.token, 0, left);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! G, a goroutine, and `Waker`, the part of it that waits: the one wake-up type for goroutines and threads.
+//!
+//! Invariants:
+//! - Memory of a G is type-stable (`pool.rs`): a late look at an ended one meets a newer ticket, never foreign memory.
+//! - `body` belongs to whoever runs the G (phase Running), and is read-only once the phase is Done.
+//! - A G pointer lies in at most one queue. Exclusive resume follows: who pops it, runs it.
+//! - `refs` counts the runtime (1 while not Done) and each handle; the last one drops the body, attached.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::state::{Park, StateWord};
+use crate::host::Host;
+use crate::prim::{Wake, futex_wait, futex_wake};
+use crate::timer::Key;
+use crate::wait::Latch;
+
+/// Who has to be woken when a wait ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A goroutine off its M: queue it.
+    Goroutine = 0,
+    /// A thread, or a goroutine that keeps its M while it waits: wake the futex.
+    Thread = 1,
+}
+
+/// Why a goroutine waits; the names are what `goroutines()` and dumps print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum WaitReason {
+    /// Does not wait.
+    None = 0,
+    /// In `sleep`.
+    Sleep = 1,
+    /// Joins another goroutine.
+    Join = 2,
+    /// Waits for an event.
+    Event = 3,
+    /// A timer that has not fired: no goroutine yet.
+    Timer = 4,
+}
+
+impl WaitReason {
+    /// The printed name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Sleep => "sleep",
+            Self::Join => "join",
+            Self::Event => "event",
+            Self::Timer => "timer",
+        }
+    }
+
+    /// The reason stored as `n`.
+    pub fn from_u8(n: u8) -> Self {
+        match n {
+            1 => Self::Sleep,
+            2 => Self::Join,
+            3 => Self::Event,
+            4 => Self::Timer,
+            _ => Self::None,
+        }
+    }
+}
+
+/// What waits: a state word and a way to be woken. First field of a G; threads have one of their own.
+pub struct Waker {
+    /// The state.
+    pub word: StateWord,
+    /// 1: woken. Written by the winner of the wait, read by the thread that sleeps on it.
+    futex: AtomicU32,
+    /// A `Kind`, written by the owner before it arms; the arming release pairs with the winner's acquire.
+    kind: AtomicU8,
+    /// A `WaitReason`, for lists only.
+    reason: AtomicU8,
+}
+
+impl Waker {
+    /// A waker of a thread.
+    pub fn new() -> Self {
+        Self {
+            word: StateWord::new(),
+            futex: AtomicU32::new(0),
+            kind: AtomicU8::new(Kind::Thread as u8),
+            reason: AtomicU8::new(0),
+        }
+    }
+
+    /// Says how to wake it. By the owner, before `arm`.
+    pub fn set_kind(&self, kind: Kind, reason: WaitReason) {
+        self.kind.store(kind as u8, Ordering::Relaxed);
+        self.reason.store(reason as u8, Ordering::Relaxed);
+        self.futex.store(0, Ordering::Relaxed);
+    }
+
+    /// How to wake it. Sound only for the winner of the wait.
+    pub fn kind(&self) -> Kind {
+        if self.kind.load(Ordering::Relaxed) == Kind::Thread as u8 {
+            Kind::Thread
+        } else {
+            Kind::Goroutine
+        }
+    }
+
+    /// Why it waits.
+    pub fn reason(&self) -> WaitReason {
+        WaitReason::from_u8(self.reason.load(Ordering::Relaxed))
+    }
+
+    /// The owner no longer waits: lists stop naming a reason.
+    pub fn clear_reason(&self) {
+        self.reason.store(0, Ordering::Relaxed);
+    }
+
+    /// Wakes the thread that sleeps in `sleep_on`. Spurious calls are harmless.
+    pub fn wake_thread(&self) {
+        self.futex.store(1, Ordering::Release);
+        futex_wake(&self.futex, 1);
+    }
+
+    /// Sleeps until woken, `timeout` or a signal. The caller looks at the state word afterwards.
+    pub fn sleep_on(&self, timeout: Option<std::time::Duration>) -> Wake {
+        if self.futex.load(Ordering::Acquire) == 1 {
+            return Wake::Woken;
+        }
+        futex_wait(&self.futex, 0, timeout)
+    }
+
+    /// Commits to waiting as a thread does.
+    pub fn park(&self) -> Park {
+        self.word.park()
+    }
+}
+
+impl Default for Waker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where a wait's timer entry lies.
+#[derive(Clone, Copy)]
+pub struct TimerSlot {
+    pub shard: u32,
+    pub key: Key,
+}
+
+impl TimerSlot {
+    /// No timer.
+    pub const NONE: Self = Self {
+        shard: u32::MAX,
+        key: Key::NONE,
+    };
+}
+
+/// A goroutine. `repr(C)`: a pointer to its waker is a pointer to it.
+#[repr(C)]
+pub struct G<H: Host> {
+    /// The waiting part; must stay first.
+    pub waker: Waker,
+    /// Runtime and handles.
+    refs: AtomicU32,
+    /// The runtime's epoch (it changes at a fork): handles of another epoch do not wait.
+    pub epoch: AtomicU32,
+    /// From 1, never reused; 0 in free memory. Written by the allocator's caller.
+    pub id: AtomicU64,
+    /// Made by the first joiner or callback; freed with the body.
+    latch: AtomicPtr<Latch<H::Ext>>,
+    /// See `flags`.
+    pub flags: AtomicU8,
+    /// Clock of the moment it became runnable, for a sample of all; 0: not sampled.
+    pub ready_at: AtomicU64,
+    /// Coarse clock of the moment it began to wait.
+    pub since: AtomicU64,
+    /// The owner's timer entry while it waits. Only by the owner.
+    pub timer: Cell<TimerSlot>,
+    /// What it runs. See the file head.
+    pub body: UnsafeCell<H::Body>,
+}
+
+/// Bits of `G::flags`.
+pub mod flag {
+    /// Made by the runtime for itself (a foreign waker, a timer not yet fired): not counted, not listed.
+    pub const INTERNAL: u8 = 1;
+    /// A timer's: counted when its first step begins.
+    pub const TIMER: u8 = 2;
+    /// Inside a known blocking section: listed as "blocked".
+    pub const BLOCKED: u8 = 4;
+}
+
+/// A counted-by-hand pointer to a G: copying it does not count.
+pub struct GRef<H: Host>(NonNull<G<H>>);
+
+impl<H: Host> Clone for GRef<H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<H: Host> Copy for GRef<H> {}
+impl<H: Host> PartialEq for GRef<H> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+impl<H: Host> Eq for GRef<H> {}
+
+// SAFETY: a GRef is a pointer to memory that is never unmapped; what may be done through it is ruled by the state word.
+unsafe impl<H: Host> Send for GRef<H> {}
+// SAFETY: as above.
+unsafe impl<H: Host> Sync for GRef<H> {}
+
+impl<H: Host> std::ops::Deref for GRef<H> {
+    type Target = G<H>;
+    fn deref(&self) -> &G<H> {
+        // SAFETY: points into a slab of the pool, initialised when the slab was made and never freed; only shared
+        // references are ever made to a G, its mutable parts are atomics and cells with an owner.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<H: Host> GRef<H> {
+    /// From a pointer that came from `as_ptr`.
+    ///
+    /// # Safety
+    /// `p` points to a G of a pool of this `H`.
+    pub unsafe fn from_ptr(p: *const G<H>) -> Self {
+        // SAFETY: not null by the caller's promise.
+        Self(unsafe { NonNull::new_unchecked(p.cast_mut()) })
+    }
+
+    /// The goroutine whose waker this is.
+    ///
+    /// # Safety
+    /// `w` is the waker of a G of this `H`, not of a thread.
+    pub unsafe fn from_waker(w: *const Waker) -> Self {
+        // SAFETY: the waker is the first field of a repr(C) struct.
+        unsafe { Self::from_ptr(w.cast()) }
+    }
+
+    /// The address.
+    pub fn as_ptr(self) -> *mut G<H> {
+        self.0.as_ptr()
+    }
+}
+
+// SAFETY: `timer` and `body` belong to the owner of the G (file head); all else is atomic.
+unsafe impl<H: Host> Sync for G<H> {}
+// SAFETY: as above.
+unsafe impl<H: Host> Send for G<H> {}
+
+impl<H: Host> G<H> {
+    /// Free memory of the pool.
+    pub fn vacant() -> Self {
+        Self {
+            waker: Waker::new(),
+            refs: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            id: AtomicU64::new(0),
+            latch: AtomicPtr::new(std::ptr::null_mut()),
+            flags: AtomicU8::new(0),
+            ready_at: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            timer: Cell::new(TimerSlot::NONE),
+            body: UnsafeCell::new(H::Body::default()),
+        }
+    }
+
+    /// Sets the count. Only by the allocator's caller.
+    pub fn set_refs(&self, n: u32) {
+        self.refs.store(n, Ordering::Relaxed);
+    }
+
+    /// One more handle, by somebody who has one (or runs the G).
+    pub fn retain(&self) {
+        self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more, by somebody who has none: false if the G is free (or about to be).
+    #[must_use]
+    pub fn try_retain(&self) -> bool {
+        let more = |n| (n > 0).then_some(n + 1);
+        self.refs
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// One less; true if it was the last, whose holder must free the G.
+    #[must_use]
+    pub fn release(&self) -> bool {
+        // AcqRel: everything done through other references happens before the freeing.
+        self.refs.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// How many references there are now.
+    pub fn refs(&self) -> u32 {
+        self.refs.load(Ordering::Acquire)
+    }
+
+    /// The latch, if somebody needed one. Acquire pairs with the release in `latch_or_make`.
+    pub fn latch(&self) -> Option<&Latch<H::Ext>> {
+        // SAFETY: set once per life of the G and freed with its last reference; the caller holds one.
+        unsafe { self.latch.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The latch, made if there is none.
+    pub fn latch_or_make(&self) -> &Latch<H::Ext> {
+        if let Some(l) = self.latch() {
+            return l;
+        }
+        let new = Box::into_raw(Box::new(Latch::default()));
+        match self.latch.compare_exchange(
+            std::ptr::null_mut(),
+            new,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            // SAFETY: ours, published just now; lives as long as the G's life.
+            Ok(_) => unsafe { &*new },
+            Err(theirs) => {
+                // SAFETY: nobody saw ours.
+                drop(unsafe { Box::from_raw(new) });
+                // SAFETY: as in `latch`.
+                unsafe { &*theirs }
+            }
+        }
+    }
+
+    /// Takes the latch out to be dropped, attached: by the holder of the last reference.
+    pub fn take_latch(&self) -> Option<Box<Latch<H::Ext>>> {
+        let p = self.latch.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: came from Box::into_raw; nobody else has a reference to this G any more.
+        (!p.is_null()).then(|| unsafe { Box::from_raw(p) })
+    }
+}

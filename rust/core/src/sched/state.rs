@@ -1,0 +1,354 @@
+//! The state word: one atomic that decides everything about a waiter (a goroutine, or a thread that waits).
+//!
+//! Invariants:
+//! - Whoever moves PARKED to RUNNABLE (`fire` or `cancel` answering `Wake`) owns the waiter and must wake it, once.
+//! - A wait ends by exactly one compare-and-swap: ready, time-out and cancel race for the ARMED bit and one wins.
+//! - A ticket names one wait. It only grows, also when the memory is used again, so a late waker with an old ticket
+//!   loses: memory of waiters is type-stable (see `pool.rs`), hence a late look is never a wild one.
+//! - Only the owner (the M that runs the goroutine, the thread itself) arms, disarms, parks, starts and finishes.
+
+use crate::prim::atomic::{AtomicU64, Ordering};
+
+const PHASE: u64 = 0b111;
+const NEW: u64 = 0;
+const RUNNABLE: u64 = 1;
+const RUNNING: u64 = 2;
+const PARKED: u64 = 3;
+const DONE: u64 = 4;
+/// A wait is registered and undecided.
+const ARMED: u64 = 1 << 3;
+/// The armed wait may be ended by a cancel.
+const CUT: u64 = 1 << 4;
+const VERDICT: u64 = 0b11 << 5;
+const VERDICT_SHIFT: u32 = 5;
+/// A cancel that no cancel point has delivered yet.
+const PENDING: u64 = 1 << 7;
+/// Inside a shield: cancels stay pending.
+const SHIELD: u64 = 1 << 8;
+const TICKET_SHIFT: u32 = 16;
+const TICKET_ONE: u64 = 1 << TICKET_SHIFT;
+
+/// What a waiter is doing, as seen from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Never started, or free.
+    New,
+    /// In a run queue.
+    Runnable,
+    /// An M runs it (or it is a thread that does not wait).
+    Running,
+    /// Off its M until somebody fires.
+    Parked,
+    /// Ended.
+    Done,
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Verdict {
+    /// What was waited for happened.
+    Ready = 1,
+    /// The time was up first.
+    Timeout = 2,
+    /// A cancel came first; it counts as delivered once `take_cancel` returned true.
+    Cancel = 3,
+}
+
+impl Verdict {
+    fn of(word: u64) -> Option<Self> {
+        match (word & VERDICT) >> VERDICT_SHIFT {
+            1 => Some(Self::Ready),
+            2 => Some(Self::Timeout),
+            3 => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+}
+
+/// Names one wait of one waiter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket(u64);
+
+/// A pending cancel was met on entry and is hereby delivered: the caller raises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CancelNow;
+
+/// Verdict of `park`.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Park {
+    /// Parked. From here on another thread may run the waiter: do not touch it.
+    Parked,
+    /// Somebody fired before: go on running.
+    Fired(Verdict),
+}
+
+/// Verdict of `fire`.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fire {
+    /// Another end came first, or the ticket is old: nothing happened.
+    Lost,
+    /// Won; the waiter has not parked yet and will see it.
+    Noted,
+    /// Won; the waiter is parked and is now the caller's to wake.
+    Wake,
+}
+
+/// Verdict of `cancel`.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cancel {
+    /// It has ended: too late.
+    Ended,
+    /// An undelivered cancel is there already.
+    Already,
+    /// Noted: delivered at the next cancel point.
+    Set,
+    /// A parked wait was cut: the waiter is now the caller's to wake.
+    Wake,
+}
+
+/// The one atomic word of a waiter.
+pub struct StateWord(AtomicU64);
+
+impl StateWord {
+    /// A word in phase New.
+    pub fn new() -> Self {
+        Self(AtomicU64::new(NEW))
+    }
+
+    // All transitions are AcqRel read-modify-writes: whatever the last owner wrote (frame, outcome, verdict data) is
+    // seen by the next. Each pairs with the transition that follows it in the order New/Runnable/Running/Parked.
+
+    fn update(&self, mut f: impl FnMut(u64) -> u64) -> u64 {
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let new = f(old);
+            match self
+                .0
+                .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return old,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// What the waiter is doing.
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) & PHASE {
+            RUNNABLE => Phase::Runnable,
+            RUNNING => Phase::Running,
+            PARKED => Phase::Parked,
+            DONE => Phase::Done,
+            _ => Phase::New,
+        }
+    }
+
+    /// Makes freshly allocated memory ready for use: phase Runnable, all flags off, the ticket one higher.
+    /// Only by the allocator's caller, before anybody else knows the waiter.
+    pub fn renew_runnable(&self) {
+        self.renew(RUNNABLE);
+    }
+
+    /// As `renew_runnable`, in phase Running: for threads.
+    pub fn renew_running(&self) {
+        self.renew(RUNNING);
+    }
+
+    fn renew(&self, phase: u64) {
+        let ticket = self.0.load(Ordering::Relaxed) >> TICKET_SHIFT;
+        // A plain store would do for the new owner; late wakers with old tickets only ever compare.
+        self.0
+            .store(((ticket + 1) << TICKET_SHIFT) | phase, Ordering::Release);
+    }
+
+    /// As `renew_runnable`, but dormant: parked and armed before its first step, until fired (timers, foreign wakers).
+    pub fn renew_dormant(&self) -> Ticket {
+        let ticket = (self.0.load(Ordering::Relaxed) >> TICKET_SHIFT) + 1;
+        self.0
+            .store((ticket << TICKET_SHIFT) | PARKED | ARMED, Ordering::Release);
+        Ticket(ticket)
+    }
+
+    /// Takes a dormant waiter out of the race: true if it will never be woken.
+    pub fn revoke(&self, ticket: Ticket) -> bool {
+        let mut won = false;
+        self.update(|w| {
+            won = w >> TICKET_SHIFT == ticket.0 && w & ARMED != 0;
+            if won { (w & !(ARMED | PHASE)) | NEW } else { w }
+        });
+        won
+    }
+
+    /// Runnable to Running: by the M that took it from a queue. True if a cancel is pending and not shielded.
+    pub fn start(&self) -> bool {
+        let old = self.0.fetch_add(RUNNING - RUNNABLE, Ordering::AcqRel);
+        debug_assert_eq!(old & PHASE, RUNNABLE);
+        old & (PENDING | SHIELD) == PENDING
+    }
+
+    /// Running to Runnable: by the M, before it queues the goroutine again.
+    pub fn yield_now(&self) {
+        let old = self.0.fetch_sub(RUNNING - RUNNABLE, Ordering::AcqRel);
+        debug_assert_eq!(old & PHASE, RUNNING);
+    }
+
+    /// Running to Done. True if an undelivered cancel was still pending.
+    pub fn finish(&self) -> bool {
+        let old = self.update(|w| (w & !(PHASE | PENDING | ARMED)) | DONE);
+        debug_assert_eq!(old & PHASE, RUNNING);
+        old & PENDING != 0
+    }
+
+    /// Begins a wait. `cuttable`: a cancel may end it, and a pending one is delivered instead of waiting.
+    pub fn arm(&self, cuttable: bool) -> Result<Ticket, CancelNow> {
+        let mut cancel = false;
+        let old = self.update(|w| {
+            cancel = cuttable && w & (PENDING | SHIELD) == PENDING;
+            if cancel {
+                w & !PENDING
+            } else {
+                let cut = if cuttable { CUT } else { 0 };
+                ((w & !(VERDICT | CUT)) + TICKET_ONE) | ARMED | cut
+            }
+        });
+        debug_assert!(matches!(old & PHASE, RUNNING));
+        if cancel {
+            Err(CancelNow)
+        } else {
+            Ok(Ticket((old >> TICKET_SHIFT) + 1))
+        }
+    }
+
+    /// Ends a wait that turned out to be needless, because the operation has happened: a cancel that came in between
+    /// goes back to pending, for the next cancel point.
+    pub fn disarm(&self) {
+        self.update(|w| {
+            let cut = w & ARMED == 0 && Verdict::of(w) == Some(Verdict::Cancel);
+            (w & !(ARMED | CUT | VERDICT)) | if cut { PENDING } else { 0 }
+        });
+    }
+
+    /// Commits to waiting: Running to Parked, unless somebody fired already.
+    pub fn park(&self) -> Park {
+        let mut fired = None;
+        self.update(|w| {
+            debug_assert_eq!(w & PHASE, RUNNING);
+            fired = if w & ARMED != 0 { None } else { Verdict::of(w) };
+            if w & ARMED != 0 {
+                w + (PARKED - RUNNING)
+            } else {
+                w
+            }
+        });
+        match fired {
+            None => Park::Parked,
+            Some(v) => Park::Fired(v),
+        }
+    }
+
+    /// Ends the wait `ticket` by `verdict`. Anybody may call it, detached too.
+    pub fn fire(&self, ticket: Ticket, verdict: Verdict) -> Fire {
+        let mut end = Fire::Lost;
+        self.update(|w| {
+            if w >> TICKET_SHIFT != ticket.0 || w & ARMED == 0 {
+                end = Fire::Lost;
+                return w;
+            }
+            let w = (w & !(ARMED | CUT | VERDICT)) | ((verdict as u64) << VERDICT_SHIFT);
+            if w & PHASE == PARKED {
+                end = Fire::Wake;
+                w - (PARKED - RUNNABLE)
+            } else {
+                end = Fire::Noted;
+                w
+            }
+        });
+        end
+    }
+
+    /// Asks for a cancel. Anybody may call it.
+    pub fn cancel(&self) -> Cancel {
+        let mut end = Cancel::Set;
+        self.update(|w| {
+            if w & PHASE == DONE {
+                end = Cancel::Ended;
+                w
+            } else if w & PENDING != 0
+                || (w & ARMED == 0 && Verdict::of(w) == Some(Verdict::Cancel))
+            {
+                end = Cancel::Already;
+                w
+            } else if w & (ARMED | CUT | SHIELD) == ARMED | CUT {
+                let w =
+                    (w & !(ARMED | CUT | VERDICT)) | ((Verdict::Cancel as u64) << VERDICT_SHIFT);
+                if w & PHASE == PARKED {
+                    end = Cancel::Wake;
+                    w - (PARKED - RUNNABLE)
+                } else {
+                    end = Cancel::Set;
+                    w
+                }
+            } else {
+                end = Cancel::Set;
+                w | PENDING
+            }
+        });
+        end
+    }
+
+    /// Marks a cancel verdict as delivered, so that a later cancel counts anew. By the owner.
+    pub fn delivered(&self) {
+        self.update(|w| w & !VERDICT);
+    }
+
+    /// Delivers a pending cancel at a cancel point that does not wait: true means raise. By the owner.
+    pub fn take_cancel(&self) -> bool {
+        if self.0.load(Ordering::Relaxed) & (PENDING | SHIELD) != PENDING {
+            return false;
+        }
+        self.update(|w| {
+            if w & (PENDING | SHIELD) == PENDING {
+                w & !PENDING
+            } else {
+                w
+            }
+        }) & PENDING
+            != 0
+    }
+
+    /// True if a cancel waits to be delivered (shielded or not).
+    pub fn cancel_pending(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & PENDING != 0
+    }
+
+    /// Turns the shield on or off; the previous setting. By the owner.
+    pub fn set_shield(&self, on: bool) -> bool {
+        self.update(|w| if on { w | SHIELD } else { w & !SHIELD }) & SHIELD != 0
+    }
+
+    /// How the last wait ended. By the owner.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::of(self.0.load(Ordering::Acquire))
+    }
+
+    /// Takes a parked waiter aside so that its frame can be looked at: it counts as running and un-parked meanwhile,
+    /// whoever fires leaves the waking to the inspector, who must call `park` and wake it on `Fired`.
+    pub fn inspect(&self) -> bool {
+        let mut won = false;
+        self.update(|w| {
+            won = w & PHASE == PARKED && w & ARMED != 0;
+            if won { w - (PARKED - RUNNING) } else { w }
+        });
+        won
+    }
+}
+
+impl Default for StateWord {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,299 @@
+//! sysmon, the watcher: a thread that never attaches to the interpreter. It retakes Ps from Ms that block, lets others
+//! steal where tasks are long, asks for yields after 10 ms, fires overdue timers, and lends Ps when all are held.
+//!
+//! Invariants:
+//! - It touches atomics and G pointers only.
+//! - It sleeps for good when every P is idle; whoever takes a P out of the idle list wakes it (`note_running`).
+//! - It wakes no M while another one that was woken is still waiting to attach.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::time::Duration;
+
+use super::owner::Token;
+use super::p::P;
+use super::probe::Verdict;
+use crate::host::Host;
+use crate::prim::{futex_wait, futex_wake};
+use crate::runtime::Runtime;
+
+const AWAKE: u32 = 0;
+const NAP: u32 = 1;
+const DEEP: u32 = 2;
+
+/// First nap, and the one after each event: the latency of detected blocking, against the cost of looking.
+const NAP_MIN: Duration = Duration::from_micros(50);
+/// Last nap of the back-off, as in Go.
+const NAP_MAX: Duration = Duration::from_millis(10);
+/// Looks without an event before the nap doubles.
+const PATIENCE: u32 = 10;
+/// All-idle looks before the deep sleep.
+const IDLE_LOOKS: u32 = 4;
+/// A goroutine that runs longer is asked to yield, as in Go.
+const PREEMPT_NS: u64 = 10_000_000;
+/// Tasks at least this long are worth moving to another core.
+const LONG_TASK_NS: u64 = 1_000;
+/// A counter that stood still for so long belongs to a long task.
+const STILL_NS: u64 = 80_000;
+
+/// How others reach the watcher.
+pub struct Sysmon {
+    word: AtomicU32,
+    started: AtomicBool,
+}
+
+impl Sysmon {
+    /// Not started.
+    pub const fn new() -> Self {
+        Self {
+            word: AtomicU32::new(AWAKE),
+            started: AtomicBool::new(false),
+        }
+    }
+
+    /// There is a reason to look now. Anybody; cheap when it is awake.
+    pub fn kick(&self) {
+        if self.word.load(Ordering::Relaxed) != AWAKE
+            && self.word.swap(AWAKE, Ordering::AcqRel) != AWAKE
+        {
+            futex_wake(&self.word, 1);
+        }
+    }
+
+    /// A P left the idle list: it must not sleep for good. Pairs with the fence before the deep sleep.
+    pub fn note_running(&self) {
+        fence(Ordering::SeqCst);
+        if self.word.load(Ordering::Relaxed) == DEEP {
+            self.kick();
+        }
+    }
+
+    fn nap(&self, how: u32, limit: Option<Duration>) {
+        futex_wait(&self.word, how, limit);
+        self.word.store(AWAKE, Ordering::Relaxed);
+    }
+}
+
+impl Default for Sysmon {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What it remembers of a P between two looks.
+#[derive(Clone, Copy, Default)]
+struct Note {
+    runs: u64,
+    since: u64,
+    token: Token,
+}
+
+impl<H: Host> Runtime<H> {
+    /// Starts the watcher unless it runs. All signals are blocked in it, so that they reach threads that handle them.
+    pub(crate) fn start_sysmon(&'static self) {
+        if self.sysmon.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // SAFETY: plain calls on local sets; the mask of this thread is put back.
+        let old = unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut old: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut old);
+            old
+        };
+        let made = std::thread::Builder::new()
+            .name("gorun-sysmon".into())
+            .stack_size(128 * 1024)
+            .spawn(move || self.watch());
+        // SAFETY: the set was filled in by the call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut()) };
+        if made.is_err() {
+            // Without it everything works but detected blocking, preemption and waking for long tasks.
+            self.sysmon.started.store(false, Ordering::Release);
+        }
+    }
+
+    fn watch(&'static self) {
+        // SAFETY: sets the slack of this thread's timers: naps of 50 us would be 100.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+        let mut notes: Vec<Note> = Vec::new();
+        let (mut delay, mut quiet, mut idle_looks) = (NAP_MIN, 0, 0);
+        loop {
+            if self.all_idle() {
+                idle_looks += 1;
+            } else {
+                idle_looks = 0;
+            }
+            if idle_looks > IDLE_LOOKS {
+                self.sysmon.word.store(DEEP, Ordering::Relaxed);
+                // Pairs with the fence in `note_running`.
+                fence(Ordering::SeqCst);
+                if self.all_idle() {
+                    self.sysmon.nap(DEEP, None);
+                } else {
+                    self.sysmon.word.store(AWAKE, Ordering::Relaxed);
+                }
+                (delay, quiet, idle_looks) = (NAP_MIN, 0, 0);
+                continue;
+            }
+            self.sysmon.word.store(NAP, Ordering::Relaxed);
+            let before = delay;
+            self.sysmon.nap(NAP, Some(self.nap_until_timer(delay)));
+            if self.look_around(&mut notes) {
+                (delay, quiet) = (NAP_MIN, 0);
+            } else {
+                quiet += 1;
+                if quiet > PATIENCE {
+                    delay = (before * 2).min(NAP_MAX);
+                }
+            }
+        }
+    }
+
+    fn all_idle(&self) -> bool {
+        self.idle_ps.load(Ordering::Relaxed) >= self.limit()
+            && self.idle_ms.load(Ordering::Relaxed) > 0
+    }
+
+    fn nap_until_timer(&self, delay: Duration) -> Duration {
+        let next = self.next_timer();
+        if next == u64::MAX {
+            return delay;
+        }
+        // A little late, so that the P's own M comes first if it can.
+        let left = Duration::from_nanos((next + STILL_NS).saturating_sub(self.now()));
+        delay.min(left.max(NAP_MIN))
+    }
+
+    /// One look; true if there was something to do.
+    fn look_around(&'static self, notes: &mut Vec<Note>) -> bool {
+        let now = self.now();
+        self.set_coarse_now(now);
+        let ps = self.ps();
+        notes.resize(ps.len().max(notes.len()), Note::default());
+        let mut acted = false;
+        let (mut all_held_long, mut waiting) = (true, !self.global.is_empty() || self.wanted());
+        for &p in ps {
+            let note = &mut notes[p.id as usize];
+            waiting |= !p.is_empty();
+            let Some(token) = p.owner.in_body() else {
+                note.since = now;
+                all_held_long = false;
+                continue;
+            };
+            let runs = p.runs.get();
+            if runs != note.runs || token != note.token {
+                let mean = now.saturating_sub(note.since) / runs.wrapping_sub(note.runs).max(1);
+                p.stealable
+                    .store(!H::gil() && mean >= LONG_TASK_NS, Ordering::Relaxed);
+                *note = Note {
+                    runs,
+                    since: now,
+                    token,
+                };
+                self.forget_probe(p);
+                all_held_long = false;
+                continue;
+            }
+            acted |= self.look_at_still(p, token, now, now.saturating_sub(note.since));
+            all_held_long &= now.saturating_sub(note.since) >= PREEMPT_NS;
+        }
+        if self.next_timer().saturating_add(STILL_NS) <= now {
+            self.fire_all_due();
+            acted = true;
+        }
+        acted | self.wake_for_long_tasks() | self.lend(all_held_long && waiting)
+    }
+
+    /// A P whose counter stood still since the last look.
+    fn look_at_still(&'static self, p: &'static P<H>, token: Token, now: u64, still: u64) -> bool {
+        if still >= PREEMPT_NS {
+            p.preempt.store(true, Ordering::Relaxed);
+        }
+        let due = p.shard.next() <= now;
+        let waits = !p.is_empty() || due || !self.global.is_empty() || self.wanted();
+        if !waits {
+            return false;
+        }
+        let ctl = self.m_ctl(p.m.load(Ordering::Relaxed));
+        let verdict = match &*ctl.probe.lock() {
+            Some(probe) => probe.sample(&self.interp(), now),
+            None => return false,
+        };
+        if verdict == Verdict::Blocked
+            && !self.somebody_attaches()
+            && self.m_for_handoff()
+            && p.owner.retake(token)
+        {
+            ctl.without_p.store(true, Ordering::Relaxed);
+            p.m.store(u32::MAX, Ordering::Relaxed);
+            p.handoffs.add(1);
+            self.pass_on(p);
+            return true;
+        }
+        if still >= STILL_NS {
+            p.stealable.store(true, Ordering::Relaxed);
+        }
+        // Anything but "blocked" by a thread that waits for the interpreter: look again soon.
+        verdict == Verdict::Maybe
+    }
+
+    fn forget_probe(&self, p: &P<H>) {
+        let id = p.m.load(Ordering::Relaxed);
+        if id != u32::MAX
+            && let Some(probe) = &*self.m_ctl(id).probe.lock()
+        {
+            probe.forget();
+        }
+    }
+
+    fn somebody_attaches(&self) -> bool {
+        self.ctls()
+            .iter()
+            .any(|c| c.attaching.load(Ordering::Acquire))
+    }
+
+    /// True if a retaken P would find an M, now or soon. Otherwise it stays where it is, and the user is told once.
+    fn m_for_handoff(&self) -> bool {
+        if self.idle_ms.load(Ordering::Relaxed) > 0 || self.wanted() {
+            return true;
+        }
+        let s = self.sched.lock();
+        if s.starting == 0 && s.live >= self.max_threads.load(Ordering::Relaxed) {
+            self.limit_met.store(true, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// Wakes an idle M where another's tasks are long, or work from outside waits.
+    fn wake_for_long_tasks(&'static self) -> bool {
+        if self.idle_ps.load(Ordering::Relaxed) == 0 || self.somebody_attaches() {
+            return false;
+        }
+        let outside =
+            !self.global.is_empty() && (!H::gil() || self.ps().iter().all(|p| self.may_steal(p)));
+        if outside || self.ps().iter().any(|p| !p.is_empty() && self.may_steal(p)) {
+            return self.wake_one();
+        }
+        false
+    }
+
+    /// One more P while every one is held by code that never yields, and back when one of them moves again.
+    fn lend(&'static self, wanted: bool) -> bool {
+        let lent = self.lent.load(Ordering::Relaxed);
+        if !wanted {
+            if lent > 0 && self.idle_ps.load(Ordering::Relaxed) > 0 {
+                self.set_lent(0);
+            }
+            return false;
+        }
+        if lent >= self.procs()
+            || self.somebody_attaches()
+            || self.idle_ps.load(Ordering::Relaxed) > 0
+        {
+            return false;
+        }
+        self.set_lent(lent + 1);
+        self.wake_one()
+    }
+}

@@ -1,0 +1,98 @@
+//! Timers of the scheduler: one wheel per P, whose entries end waits by time-out.
+//!
+//! Invariants:
+//! - An entry points at a waker with a ticket. Its owner takes it out before it goes on, under the same lock under
+//!   which it would fire, so the pointer is good whenever it is used.
+//! - What fires here flips states and collects goroutines to be queued; it runs detached as well as attached.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::g::{GRef, TimerSlot, Waker};
+use super::state::{Fire, Ticket, Verdict};
+use crate::host::Host;
+use crate::prim::Lock;
+use crate::timer::Wheel;
+
+/// What a timer ends.
+pub struct TimerRef {
+    waker: *const Waker,
+    ticket: Ticket,
+}
+
+// SAFETY: the pointer is used only as the file head says.
+unsafe impl Send for TimerRef {}
+
+/// The timers armed under one P.
+pub struct Shard {
+    wheel: Lock<Wheel<TimerRef>>,
+    /// Never later than the earliest entry; u64::MAX if there is none. Written under the lock, read by anybody.
+    next: AtomicU64,
+}
+
+impl Shard {
+    /// No timers.
+    pub fn new(now: u64) -> Self {
+        Self {
+            wheel: Lock::new(Wheel::new(now)),
+            next: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Never later than the earliest deadline; u64::MAX for none.
+    pub fn next(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// How many are armed.
+    pub fn len(&self) -> usize {
+        self.wheel.lock().len()
+    }
+
+    /// True if none is armed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Arms a timer; true beside the slot if it is now the earliest of the shard.
+    pub fn add(
+        &self,
+        id: u32,
+        deadline: u64,
+        waker: *const Waker,
+        ticket: Ticket,
+    ) -> (TimerSlot, bool) {
+        let mut wheel = self.wheel.lock();
+        let key = wheel.insert(deadline, TimerRef { waker, ticket });
+        let earliest = deadline < self.next.load(Ordering::Relaxed);
+        if earliest {
+            self.next.store(deadline, Ordering::Release);
+        }
+        (TimerSlot { shard: id, key }, earliest)
+    }
+
+    /// Takes a timer out; nothing happens if it has fired.
+    pub fn remove(&self, slot: TimerSlot) {
+        let mut wheel = self.wheel.lock();
+        wheel.remove(slot.key);
+        if wheel.is_empty() {
+            self.next.store(u64::MAX, Ordering::Release);
+        }
+    }
+
+    /// Fires what is due at `now`; the goroutines to be queued are appended to `out`.
+    pub fn fire<H: Host>(&self, now: u64, out: &mut Vec<GRef<H>>) {
+        if self.next() > now {
+            return;
+        }
+        let mut wheel = self.wheel.lock();
+        wheel.advance(now, |t| {
+            // SAFETY: the entry was still in the wheel, so its owner is still inside the wait (file head).
+            if unsafe { (*t.waker).word.fire(t.ticket, Verdict::Timeout) } == Fire::Wake {
+                // SAFETY: only goroutines have timer entries: threads time their own sleep.
+                out.push(unsafe { GRef::from_waker(t.waker) });
+            }
+        });
+        self.next
+            .store(wheel.next_deadline().unwrap_or(u64::MAX), Ordering::Release);
+    }
+}

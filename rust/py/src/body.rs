@@ -1,0 +1,196 @@
+//! What a goroutine of Python carries: a callable with its arguments, then a coroutine, then an outcome.
+//!
+//! Invariants:
+//! - Only the M that runs the goroutine touches anything but `handle`, `end` and `taken` before it is Done; afterwards
+//!   `outcome` and `trace` are read-only until the last reference is gone (or the collector clears them).
+//! - Pointers are owned references or null. They are dropped attached, in mode Body.
+
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+
+use pyo3::ffi::{self, PyObject};
+
+use crate::rt::PyG;
+
+/// How many positional arguments lie in the body itself.
+pub const INLINE: usize = 3;
+
+/// What `what` and `args` are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Form {
+    /// A callable and up to `INLINE` positional arguments.
+    Call = 0,
+    /// A callable, a tuple and a dict (or null).
+    CallEx = 1,
+    /// A coroutine.
+    Coroutine = 2,
+    /// A callable of the runtime's own that wakes a foreign waiter: no context, no outcome.
+    Wake = 3,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Ended {
+    /// It has not.
+    No = 0,
+    /// With the value in `outcome`.
+    Value = 1,
+    /// With the exception in `outcome`.
+    Error = 2,
+    /// By a cancel; `outcome` is the GoroutineCancelled for joiners.
+    Cancelled = 3,
+}
+
+/// The body.
+pub struct Body {
+    pub what: *mut PyObject,
+    pub args: [*mut PyObject; INLINE],
+    pub ctx: *mut PyObject,
+    pub outcome: *mut PyObject,
+    /// The first traceback of an error.
+    pub trace: *mut PyObject,
+    /// The goroutine's Python object while there is one; not owned (`goroutine.rs`).
+    pub handle: AtomicPtr<PyObject>,
+    /// Where it was created (`site.rs`).
+    pub site: u32,
+    /// Depth of `blocking()` sections: awaits are refused inside.
+    pub blocking: u16,
+    pub nargs: u8,
+    pub form: Form,
+    /// An `Ended`; written before Done is published.
+    pub end: AtomicU8,
+    /// 1: somebody asked for the outcome (or there is nothing to report).
+    pub taken: AtomicU8,
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self {
+            what: null_mut(),
+            args: [null_mut(); INLINE],
+            ctx: null_mut(),
+            outcome: null_mut(),
+            trace: null_mut(),
+            handle: AtomicPtr::new(null_mut()),
+            site: 0,
+            blocking: 0,
+            nargs: 0,
+            form: Form::Call,
+            end: AtomicU8::new(0),
+            taken: AtomicU8::new(0),
+        }
+    }
+}
+
+impl Body {
+    /// How it ended. Meaningful once the goroutine is Done.
+    pub fn ended(&self) -> Ended {
+        match self.end.load(Ordering::Acquire) {
+            1 => Ended::Value,
+            2 => Ended::Error,
+            3 => Ended::Cancelled,
+            _ => Ended::No,
+        }
+    }
+
+    /// Somebody took the outcome: no report when the last handle goes.
+    pub fn take(&self) {
+        self.taken.store(1, Ordering::Relaxed);
+    }
+}
+
+/// What few goroutines have; lies under the lock of the latch.
+#[derive(Default)]
+pub struct Ext {
+    /// Done callbacks, in order of adding, with the context of each.
+    pub callbacks: Vec<Owned>,
+    /// The reason of the cancel that is under way.
+    pub reason: Option<Owned>,
+    pub name: Option<Owned>,
+    pub tags: Option<Owned>,
+}
+
+/// An owned reference. Must be dropped attached, and never under a core lock.
+pub struct Owned(*mut PyObject);
+
+// SAFETY: a counted reference; touched only by attached threads.
+unsafe impl Send for Owned {}
+
+impl Owned {
+    /// A new reference to `p`.
+    ///
+    /// # Safety
+    /// Attached; `p` is a valid object.
+    pub unsafe fn new(p: *mut PyObject) -> Self {
+        // SAFETY: by the caller's promise.
+        Self(unsafe { ffi::Py_NewRef(p) })
+    }
+
+    /// Borrowed.
+    pub fn as_ptr(&self) -> *mut PyObject {
+        self.0
+    }
+}
+
+impl Clone for Owned {
+    fn clone(&self) -> Self {
+        // SAFETY: clones are made by attached threads only; counting runs no code.
+        unsafe { Self::new(self.0) }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: owned, attached.
+        unsafe { ffi::Py_DECREF(self.0) }
+    }
+}
+
+/// Takes the reference out of a slot and drops it: the slot is empty before any code can run.
+///
+/// # Safety
+/// Attached; the slot holds an owned reference or null and belongs to the caller.
+pub unsafe fn clear(slot: *mut *mut PyObject) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let old = std::mem::replace(&mut *slot, null_mut());
+        ffi::Py_XDECREF(old);
+    }
+}
+
+/// Drops the callable and its arguments.
+///
+/// # Safety
+/// Attached, by the owner of the body.
+pub unsafe fn clear_call(g: PyG) {
+    let b = g.body.get();
+    // SAFETY: the owner's cell; each slot is emptied before its reference is dropped.
+    unsafe {
+        clear(&raw mut (*b).what);
+        for i in 0..INLINE {
+            clear(&raw mut (*b).args[i]);
+        }
+    }
+}
+
+/// Drops everything; the body is as new afterwards.
+///
+/// # Safety
+/// Attached, with the last reference to the goroutine.
+pub unsafe fn clear_all(g: PyG) {
+    let b = g.body.get();
+    // SAFETY: nobody else knows the body any more.
+    unsafe {
+        clear_call(g);
+        clear(&raw mut (*b).ctx);
+        clear(&raw mut (*b).outcome);
+        clear(&raw mut (*b).trace);
+        (*b).handle.store(null_mut(), Ordering::Relaxed);
+        (*b).end.store(0, Ordering::Relaxed);
+        (*b).taken.store(0, Ordering::Relaxed);
+        (*b).blocking = 0;
+        (*b).site = 0;
+    }
+}

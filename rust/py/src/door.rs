@@ -1,0 +1,71 @@
+//! The door between the worlds for blocking calls: wait detached, check signals, map the end to Python's errors.
+
+use std::time::Duration;
+
+use gorun_core::sched::WaitReason;
+use gorun_core::wait::{End, Latch, block};
+use pyo3::ffi;
+
+use crate::errors::{Raised, Res, attached, set, thread_limit};
+use crate::goroutine;
+use crate::rt::{Rt, rt};
+
+/// The longest that the main thread sleeps without a look at signals. A signal that wakes it is seen at once.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// How a wait ended for the caller: an error is set otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waited {
+    Ready,
+    Timeout,
+}
+
+fn on_main_thread() -> bool {
+    // SAFETY: no arguments, cannot fail. On Linux the main thread's number is the process's.
+    unsafe { libc::syscall(libc::SYS_gettid) == libc::c_long::from(libc::getpid()) }
+}
+
+/// Waits for a latch (or, without one, for the time alone) as the calling thread or goroutine. Attached.
+pub fn wait<E>(
+    latch: Option<&Latch<E>>,
+    reason: WaitReason,
+    timeout: Option<Duration>,
+) -> Res<Waited> {
+    let rt = rt();
+    let main = on_main_thread();
+    let check = || {
+        // SAFETY: attached.
+        if main && unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            Err(Raised)
+        } else {
+            Ok(())
+        }
+    };
+    let slice = main.then_some(SLICE);
+    match block(rt, latch, reason, timeout, slice, check)? {
+        End::Ready => Ok(Waited::Ready),
+        End::Timeout => Ok(Waited::Timeout),
+        End::Cancelled => Err(goroutine::raise_cancelled(rt)),
+        End::ThreadLimit => Err(too_many(rt)),
+    }
+}
+
+/// Delivers a pending cancel to the goroutine that runs here, if there is one.
+pub fn cancel_point() -> Res<()> {
+    match rt().current_goroutine() {
+        Some((_, g)) if g.waker.word.take_cancel() => Err(goroutine::deliver(g)),
+        _ => Ok(()),
+    }
+}
+
+/// Sets ThreadLimit.
+pub fn too_many(rt: Rt) -> Raised {
+    set(
+        thread_limit(attached()),
+        &format!(
+            "this call would block the last free thread: max_threads is {0} and all {0} are in use; raise it with \
+             gorun.configure(max_threads=...) or GORUN_MAX_THREADS, or await instead of blocking",
+            rt.max_threads()
+        ),
+    )
+}

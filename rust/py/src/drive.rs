@@ -1,0 +1,337 @@
+//! Driving a goroutine: its first call, each resume of its coroutine, its end. The only code that runs bodies.
+//!
+//! How a step ends is decided by what the coroutine yields: our own operation, which left an `Intent` behind (park or
+//! yield); a bare None (one `gosched`); anything else is a foreign awaitable and gets a TypeError at that await.
+//!
+//! Invariants:
+//! - Exclusive resume: only the M that took the goroutine from a queue comes here with it.
+//! - After `Intent::Park` was committed another M may run the goroutine: nothing of it is touched.
+//! - Frames here that call into Python have no destructor pending but `HangOnUnwind`: up to 3.12 a thread that wants
+//!   the interpreter while it finalizes is unwound by force, and must stop here instead.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering;
+
+use gorun_core::host::Outcome;
+use gorun_core::sched::{M, Park, flag};
+use pyo3::ffi::{self, PyObject};
+
+use crate::body::{Ended, Form, Owned, clear, clear_call};
+use crate::errors::{self, attached, fetch};
+use crate::goroutine;
+use crate::host::Py;
+use crate::rt::{PyG, Rt};
+
+unsafe extern "C-unwind" {
+    fn PyIter_Send(iter: *mut PyObject, arg: *mut PyObject, result: *mut *mut PyObject) -> c_int;
+    fn PyObject_Vectorcall(
+        f: *mut PyObject,
+        args: *const *mut PyObject,
+        nargsf: usize,
+        kwnames: *mut PyObject,
+    ) -> *mut PyObject;
+    fn PyObject_Call(f: *mut PyObject, args: *mut PyObject, kwargs: *mut PyObject)
+    -> *mut PyObject;
+}
+
+const PYGEN_RETURN: c_int = 0;
+const PYGEN_NEXT: c_int = 1;
+
+/// What an operation of ours asked for before it yielded itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Intent {
+    None,
+    Yield,
+    Park,
+}
+
+thread_local! {
+    static INTENT: Cell<(*mut PyObject, Intent)> = const { Cell::new((null_mut(), Intent::None)) };
+}
+
+/// Left by operation `op`, which yields itself next.
+pub fn intend(op: *mut PyObject, intent: Intent) {
+    INTENT.set((op, intent));
+}
+
+/// Stops a forced unwinding for good: the thread hangs, as newer interpreters let it.
+struct HangOnUnwind;
+
+impl Drop for HangOnUnwind {
+    fn drop(&mut self) {
+        loop {
+            // SAFETY: waits for a signal; no arguments.
+            unsafe { libc::pause() };
+        }
+    }
+}
+
+/// One step.
+pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
+    let b = g.body.get();
+    // SAFETY: this M runs the goroutine: the body is ours, until a park is committed.
+    unsafe {
+        if (*b).form == Form::Wake {
+            return wake(rt, m, g);
+        }
+        if g.flags.load(Ordering::Relaxed) & flag::TIMER != 0 {
+            rt.count_begun(g);
+        }
+        let ctx = (*b).ctx;
+        if !ctx.is_null() && ffi::PyContext_Enter(ctx) < 0 {
+            // Somebody entered this goroutine's own context elsewhere (it can be had by introspection only).
+            return end(rt, m, g, Ended::Error, fetch(), null_mut());
+        }
+        let mut throw: *mut PyObject = null_mut();
+        if (*b).form != Form::Coroutine || cancelled {
+            match first(g, cancelled) {
+                First::Coroutine => {}
+                First::Ended(how, value) => return end(rt, m, g, how, value, ctx),
+            }
+        }
+        loop {
+            let mut value: *mut PyObject = null_mut();
+            let guard = HangOnUnwind;
+            let coroutine = (*b).what;
+            let sent = if throw.is_null() {
+                PyIter_Send(coroutine, ffi::Py_None(), &raw mut value)
+            } else {
+                throw_in(coroutine, &raw mut throw, &raw mut value)
+            };
+            std::mem::forget(guard);
+            if sent == PYGEN_RETURN {
+                return end(rt, m, g, Ended::Value, value, ctx);
+            }
+            if sent != PYGEN_NEXT {
+                return end_with_error(rt, m, g, ctx);
+            }
+            let (op, intent) = INTENT.replace((null_mut(), Intent::None));
+            // The coroutine holds the operation: this reference is not the last, nothing runs here.
+            ffi::Py_DECREF(value);
+            if value == op {
+                if intent == Intent::Park {
+                    leave_context(ctx);
+                    g.since.store(rt.coarse_now(), Ordering::Relaxed);
+                    match g.waker.word.park() {
+                        Park::Parked => return Outcome::Parked,
+                        Park::Fired(_) => {
+                            // Ready before it slept: go on, in its own context again.
+                            if !ctx.is_null() {
+                                ffi::PyContext_Enter(ctx);
+                            }
+                            continue;
+                        }
+                    }
+                }
+                leave_context(ctx);
+                return Outcome::Yield;
+            }
+            if value == ffi::Py_None() {
+                leave_context(ctx);
+                return Outcome::Yield;
+            }
+            throw = foreign(value);
+        }
+    }
+}
+
+unsafe fn leave_context(ctx: *mut PyObject) {
+    if !ctx.is_null() {
+        // SAFETY: entered by `resume` on this thread.
+        unsafe { ffi::PyContext_Exit(ctx) };
+    }
+}
+
+enum First {
+    Coroutine,
+    Ended(Ended, *mut PyObject),
+}
+
+/// The first step: the call. With a cancel pending the body never runs.
+unsafe fn first(g: PyG, cancelled: bool) -> First {
+    let b = g.body.get();
+    // SAFETY: as in `resume`.
+    unsafe {
+        let fresh = (*b).form != Form::Coroutine || is_unstarted((*b).what);
+        if cancelled && fresh && g.waker.word.take_cancel() {
+            if (*b).form == Form::Coroutine {
+                close((*b).what);
+            }
+            return First::Ended(Ended::Cancelled, null_mut());
+        }
+        if (*b).form == Form::Coroutine {
+            return First::Coroutine;
+        }
+        let guard = HangOnUnwind;
+        let r = if (*b).form == Form::Call {
+            // A copy of the pointers: the body's own stay owned by it during the call.
+            let args = [null_mut(), (*b).args[0], (*b).args[1], (*b).args[2]];
+            PyObject_Vectorcall(
+                (*b).what,
+                args.as_ptr().add(1),
+                (*b).nargs as usize | VECTORCALL_OFFSET,
+                null_mut(),
+            )
+        } else {
+            PyObject_Call((*b).what, (*b).args[0], (*b).args[1])
+        };
+        std::mem::forget(guard);
+        if r.is_null() {
+            return First::Ended(Ended::Error, null_mut());
+        }
+        if ffi::PyCoro_CheckExact(r) == 0 {
+            return First::Ended(Ended::Value, r);
+        }
+        clear_call(g);
+        (*b).what = r;
+        (*b).form = Form::Coroutine;
+        First::Coroutine
+    }
+}
+
+/// The callee may use the slot before the first argument (PY_VECTORCALL_ARGUMENTS_OFFSET).
+const VECTORCALL_OFFSET: usize = 1 << (usize::BITS - 1);
+
+/// True for a coroutine that has not begun.
+///
+/// # Safety
+/// Attached; `coroutine` is one, and nobody runs it now.
+pub unsafe fn is_unstarted(coroutine: *mut PyObject) -> bool {
+    use pyo3::prelude::*;
+    let py = attached();
+    // SAFETY: a coroutine by the form; nobody runs it now.
+    let c = unsafe { Bound::from_borrowed_ptr(py, coroutine) };
+    // CORO_CREATED: it has a frame, which never ran.
+    let state = py
+        .import("inspect")
+        .and_then(|i| i.call_method1("getcoroutinestate", (c,)));
+    state
+        .and_then(|s| s.extract::<String>())
+        .is_ok_and(|s| s == "CORO_CREATED")
+}
+
+unsafe fn close(coroutine: *mut PyObject) {
+    // SAFETY: attached; an unstarted coroutine's close runs no code of its body.
+    unsafe {
+        let r =
+            ffi::PyObject_CallMethodNoArgs(coroutine, pyo3::intern!(attached(), "close").as_ptr());
+        if r.is_null() {
+            ffi::PyErr_WriteUnraisable(coroutine);
+        } else {
+            ffi::Py_DECREF(r);
+        }
+    }
+}
+
+/// The TypeError for what a foreign awaitable yielded.
+unsafe fn foreign(value: *mut PyObject) -> *mut PyObject {
+    let py = attached();
+    // SAFETY: attached; the function is the module's.
+    unsafe {
+        let f = errors::foreign(py);
+        let e = ffi::PyObject_CallOneArg(f, value);
+        if e.is_null() { fetch() } else { e }
+    }
+}
+
+/// `coroutine.throw(exc)` in the form of a send. Takes the reference in `exc`.
+unsafe fn throw_in(
+    coroutine: *mut PyObject,
+    exc: *mut *mut PyObject,
+    value: *mut *mut PyObject,
+) -> c_int {
+    // SAFETY: attached; references as the API says.
+    unsafe {
+        let e = std::mem::replace(&mut *exc, null_mut());
+        let r = ffi::PyObject_CallMethodOneArg(
+            coroutine,
+            pyo3::intern!(attached(), "throw").as_ptr(),
+            e,
+        );
+        ffi::Py_DECREF(e);
+        if !r.is_null() {
+            *value = r;
+            return PYGEN_NEXT;
+        }
+        if ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) != 0 {
+            let stop = fetch();
+            *value = ffi::PyObject_GetAttrString(stop, c"value".as_ptr());
+            ffi::Py_DECREF(stop);
+            return PYGEN_RETURN;
+        }
+        -1
+    }
+}
+
+/// The body raised.
+unsafe fn end_with_error(rt: Rt, m: &M<Py>, g: PyG, ctx: *mut PyObject) -> Outcome {
+    // SAFETY: as in `resume`.
+    unsafe { end(rt, m, g, Ended::Error, null_mut(), ctx) }
+}
+
+/// The end: outcome, joiners, callbacks. `value` is owned; null with Ended::Error means the error that is set.
+unsafe fn end(
+    rt: Rt,
+    m: &M<Py>,
+    g: PyG,
+    how: Ended,
+    value: *mut PyObject,
+    ctx: *mut PyObject,
+) -> Outcome {
+    let b = g.body.get();
+    // SAFETY: as in `resume`.
+    unsafe {
+        let (how, value) = match how {
+            Ended::Error => {
+                let exc = if value.is_null() { fetch() } else { value };
+                goroutine::classify(g, exc)
+            }
+            Ended::Cancelled => (how, goroutine::cancelled_outcome(g, null_mut())),
+            other => (other, value),
+        };
+        leave_context(ctx);
+        if rt.forked() {
+            // This is a child, forked by the body: nobody joins here, and there is no loop to go back to.
+            goroutine::end_child(how, value);
+        }
+        // What it held goes before joiners see the end: they may count references.
+        clear_call(g);
+        clear(&raw mut (*b).ctx);
+        (*b).outcome = value;
+        (*b).trace = if how == Ended::Error {
+            ffi::PyException_GetTraceback(value)
+        } else {
+            null_mut()
+        };
+        (*b).end.store(how as u8, Ordering::Release);
+        m.set_goroutine(None);
+        rt.finish(m, g);
+        if let Some(latch) = g.latch() {
+            let callbacks = latch.with(|e, _| std::mem::take(&mut e.callbacks));
+            goroutine::run_callbacks(rt, g, callbacks);
+        }
+        Outcome::Done
+    }
+}
+
+/// A foreign waiter was won: call what wakes it.
+unsafe fn wake(rt: Rt, m: &M<Py>, g: PyG) -> Outcome {
+    let b = g.body.get();
+    // SAFETY: as in `resume`; the operation that armed it may hold a reference to `g`, not to the body.
+    unsafe {
+        let f = Owned::new((*b).what);
+        clear_call(g);
+        let r = ffi::PyObject_CallNoArgs(f.as_ptr());
+        if r.is_null() {
+            // The loop is closed: nobody waits any more. The operation's dealloc cleans up.
+            ffi::PyErr_Clear();
+        } else {
+            ffi::Py_DECREF(r);
+        }
+        m.set_goroutine(None);
+        rt.finish(m, g);
+        Outcome::Done
+    }
+}

@@ -1,0 +1,176 @@
+//! The exceptions of the package (defined in `gorun._errors`) and small helpers that set an error.
+//!
+//! Raw functions answer null with the error set; `Raised` is the proof that one is.
+
+use std::ffi::CString;
+use std::ptr::null_mut;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+/// An error is set in this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Raised;
+
+/// A value or a set error.
+pub type Res<T> = Result<T, Raised>;
+
+macro_rules! lazies {
+    ($($module:literal: $($get:ident = $name:literal),+;)+) => {$($(
+        /// The object of this name.
+        pub fn $get(py: Python<'_>) -> *mut PyObject {
+            static CELL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            match CELL.get_or_try_init(py, || Ok::<_, PyErr>(py.import($module)?.getattr($name)?.unbind())) {
+                Ok(o) => o.as_ptr(),
+                // Only while the interpreter goes down, when modules are half gone.
+                Err(_) => py.None().into_ptr(),
+            }
+        }
+    )+)+};
+}
+
+lazies! {
+    "gorun._errors":
+        cancelled = "Cancelled",
+        goroutine_cancelled = "GoroutineCancelled",
+        thread_limit = "ThreadLimit";
+    "gorun._hooks":
+        start_thread = "start_thread",
+        m_started = "m_started",
+        report = "report",
+        bridge = "asyncio_wait",
+        end_child = "end_child",
+        foreign = "foreign_awaitable";
+}
+
+/// The token of an attached thread, for raw functions that the interpreter calls.
+pub fn attached() -> Python<'static> {
+    // SAFETY: raw functions of this crate are called by the interpreter, attached; the token is used within the call.
+    unsafe { Python::assume_attached() }
+}
+
+/// Sets `exc(text)`.
+pub fn set(exc: *mut PyObject, text: &str) -> Raised {
+    let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
+    // SAFETY: attached; `exc` is an exception class.
+    unsafe { ffi::PyErr_SetString(exc, text.as_ptr()) };
+    Raised
+}
+
+/// Sets a TypeError.
+pub fn type_error(text: &str) -> Raised {
+    // SAFETY: a static of the interpreter.
+    set(unsafe { ffi::PyExc_TypeError }, text)
+}
+
+/// Sets a ValueError.
+pub fn value_error(text: &str) -> Raised {
+    // SAFETY: as above.
+    set(unsafe { ffi::PyExc_ValueError }, text)
+}
+
+/// Sets a RuntimeError.
+pub fn runtime_error(text: &str) -> Raised {
+    // SAFETY: as above.
+    set(unsafe { ffi::PyExc_RuntimeError }, text)
+}
+
+/// Sets a TimeoutError.
+pub fn timeout_error(text: &str) -> Raised {
+    // SAFETY: as above.
+    set(unsafe { ffi::PyExc_TimeoutError }, text)
+}
+
+/// The error that is set, taken out as one normalised exception (owned), or null.
+pub fn fetch() -> *mut PyObject {
+    // SAFETY: attached; the three references are owned by us.
+    unsafe {
+        let (mut t, mut v, mut tb) = (null_mut(), null_mut(), null_mut());
+        ffi::PyErr_Fetch(&raw mut t, &raw mut v, &raw mut tb);
+        if t.is_null() {
+            return null_mut();
+        }
+        ffi::PyErr_NormalizeException(&raw mut t, &raw mut v, &raw mut tb);
+        if !tb.is_null() {
+            ffi::PyException_SetTraceback(v, tb);
+        }
+        ffi::Py_XDECREF(t);
+        ffi::Py_XDECREF(tb);
+        v
+    }
+}
+
+/// Sets an exception object as it is: its context is not touched, its traceback becomes `trace`.
+pub fn restore(exc: *mut PyObject, trace: *mut PyObject) -> Raised {
+    // SAFETY: attached; PyErr_Restore takes over the three new references.
+    unsafe {
+        if trace.is_null() {
+            ffi::PyException_SetTraceback(exc, ffi::Py_None());
+        }
+        ffi::PyErr_Restore(
+            ffi::Py_NewRef(ffi::Py_TYPE(exc).cast()),
+            ffi::Py_NewRef(exc),
+            if trace.is_null() {
+                null_mut()
+            } else {
+                ffi::Py_NewRef(trace)
+            },
+        );
+    }
+    Raised
+}
+
+/// Runs `f` with the error that is set put aside; errors of `f` are reported as unraisable.
+pub fn aside(f: impl FnOnce()) {
+    // SAFETY: attached; references are given back to the interpreter.
+    unsafe {
+        let (mut t, mut v, mut tb) = (null_mut(), null_mut(), null_mut());
+        ffi::PyErr_Fetch(&raw mut t, &raw mut v, &raw mut tb);
+        f();
+        if !ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_WriteUnraisable(null_mut());
+        }
+        ffi::PyErr_Restore(t, v, tb);
+    }
+}
+
+/// From PyO3's world into the raw one.
+pub fn raise(e: PyErr) -> Raised {
+    e.restore(attached());
+    Raised
+}
+
+/// Runs the body of a raw function: a set error becomes null, a panic becomes a Python exception.
+pub fn guard(f: impl FnOnce() -> Res<*mut PyObject>) -> *mut PyObject {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(Ok(p)) => p,
+        Ok(Err(Raised)) => null_mut(),
+        Err(payload) => {
+            let text = payload
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
+                .unwrap_or_else(|| "panic in gorun".into());
+            pyo3::panic::PanicException::new_err(text).restore(attached());
+            null_mut()
+        }
+    }
+}
+
+/// The text of `repr(o)`, for messages.
+pub fn repr(o: *mut PyObject) -> String {
+    // SAFETY: attached; a valid object.
+    let b = unsafe { Bound::from_borrowed_ptr(attached(), o) };
+    b.repr()
+        .map_or_else(|_| "<no repr>".into(), |r| r.to_string())
+}
+
+/// The name of `o`'s type, for messages.
+pub fn type_name(o: *mut PyObject) -> String {
+    // SAFETY: as above.
+    let b = unsafe { Bound::from_borrowed_ptr(attached(), o) };
+    b.get_type()
+        .fully_qualified_name()
+        .map_or_else(|_| "?".into(), |r| r.to_string())
+}

@@ -1,0 +1,215 @@
+//! What is known about the runtime: counters and the list of goroutines. Reads only; nothing stops for it.
+
+use std::sync::atomic::Ordering;
+
+use gorun_core::sched::{Park, Phase, flag};
+use pyo3::prelude::*;
+
+use crate::body::Form;
+use crate::rt::{PyG, rt};
+use crate::site;
+
+/// "runnable", "running", "waiting" or "blocked".
+pub fn state_name(g: PyG) -> &'static str {
+    let blocked = g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0;
+    match g.waker.word.phase() {
+        Phase::Runnable if !blocked => "runnable",
+        Phase::Running if !blocked => "running",
+        Phase::Parked if !blocked => "waiting",
+        Phase::New | Phase::Done => "ended",
+        _ => "blocked",
+    }
+}
+
+/// Where a parked coroutine stands. It is taken aside meanwhile, so nobody can resume it under our eyes.
+fn standing(py: Python<'_>, g: PyG) -> Option<String> {
+    if g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0 || !g.waker.word.inspect() {
+        return None;
+    }
+    let b = g.body.get();
+    // SAFETY: taken aside: the body is ours until `park`.
+    let place = unsafe {
+        if (*b).form == Form::Coroutine && !(*b).what.is_null() {
+            let c = Bound::from_borrowed_ptr(py, (*b).what);
+            place_of(&c).ok().flatten()
+        } else {
+            None
+        }
+    };
+    if let Park::Fired(_) = g.waker.word.park() {
+        // Somebody woke it meanwhile and left the queueing to us.
+        g.waker.word.yield_now();
+        rt().ready(g);
+    }
+    place
+}
+
+fn place_of(coroutine: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    // The innermost coroutine of the chain of awaits.
+    let mut at = coroutine.clone();
+    let mut frame = at.getattr("cr_frame")?;
+    while let Ok(next) = at.getattr("cr_await") {
+        match next.getattr("cr_frame") {
+            Ok(f) if !f.is_none() => (at, frame) = (next, f),
+            _ => break,
+        }
+    }
+    if frame.is_none() {
+        return Ok(None);
+    }
+    let code = frame.getattr("f_code")?;
+    Ok(Some(format!(
+        "{}:{} in {}",
+        code.getattr("co_filename")?,
+        frame.getattr("f_lineno")?,
+        code.getattr("co_qualname")?
+    )))
+}
+
+/// One row per live goroutine: (id, name, state, reason, waiting, created_at, at, tags).
+#[pyfunction]
+pub fn _goroutines(py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+    let rt = rt();
+    let now = rt.now();
+    let mut rows = Vec::new();
+    for g in rt.goroutines() {
+        // A reference of ours while we look: the G may end meanwhile, but not be used again.
+        if !g.try_retain() {
+            continue;
+        }
+        let state = state_name(g);
+        if state != "ended" && g.id.load(Ordering::Relaxed) != 0 {
+            let waits = matches!(state, "waiting" | "blocked");
+            let since = g.since.load(Ordering::Relaxed);
+            let waiting = if waits {
+                now.saturating_sub(since) as f64 / 1e9
+            } else {
+                0.0
+            };
+            let reason = if waits { g.waker.reason().name() } else { "" };
+            let at = if state == "waiting" {
+                standing(py, g)
+            } else {
+                None
+            };
+            let (name, tags) = match g.latch() {
+                Some(l) => l.with(|e, _| (e.name.clone(), e.tags.clone())),
+                None => (None, None),
+            };
+            let none = || py.None();
+            // SAFETY: attached; owned objects.
+            let obj = |o: Option<crate::body::Owned>| {
+                o.map_or_else(none, |o| unsafe {
+                    Bound::from_borrowed_ptr(py, o.as_ptr()).unbind()
+                })
+            };
+            // SAFETY: the site is written before the goroutine is known.
+            let created = site::describe(unsafe { (*g.body.get()).site });
+            let id = g.id.load(Ordering::Relaxed);
+            let row = (
+                id,
+                obj(name),
+                state,
+                reason,
+                waiting,
+                created,
+                at,
+                obj(tags),
+            );
+            rows.push(row.into_pyobject(py)?.into_any().unbind());
+        }
+        rt.release(g);
+    }
+    Ok(rows)
+}
+
+/// The numbers behind `Stats`: a tuple of ints and floats, then one tuple per P.
+#[pyfunction]
+pub fn _stats(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    let rt = rt();
+    let (created, ended) = rt.counts();
+    let (ms, idle, blocked, without) = rt.m_counts();
+    let (mut n, mut sum, mut max) = (0, 0, 0);
+    let mut ps = Vec::new();
+    let (mut steals, mut handoffs) = (0, 0);
+    for p in rt.ps() {
+        n += p.ready_n.get();
+        sum += p.ready_sum.get();
+        max = max.max(p.ready_max.load(Ordering::Relaxed));
+        steals += p.steals.get();
+        handoffs += p.handoffs.get();
+        ps.push((
+            p.id,
+            p.len(),
+            p.runs.get(),
+            p.steals.get(),
+            p.handoffs.get(),
+            p.parks.get(),
+            p.shard.len(),
+        ));
+    }
+    let (mut runnable, mut running, mut waiting) = (0u64, 0u64, 0u64);
+    for g in rt.goroutines() {
+        match state_name(g) {
+            "runnable" => runnable += 1,
+            "running" => running += 1,
+            "waiting" | "blocked" => waiting += 1,
+            _ => {}
+        }
+    }
+    let mean = if n == 0 {
+        0.0
+    } else {
+        sum as f64 / n as f64 / 1e9
+    };
+    let head = (
+        rt.procs(),
+        created.saturating_sub(ended),
+        runnable,
+        running,
+        waiting,
+        created,
+        ended,
+    );
+    let mid = (
+        ms,
+        idle,
+        blocked,
+        without,
+        rt.global_len(),
+        rt.timers(),
+        handoffs,
+        steals,
+    );
+    Ok((head, mid, mean, max as f64 / 1e9, ps)
+        .into_pyobject(py)?
+        .into_any()
+        .unbind())
+}
+
+/// How many goroutines have not ended.
+#[pyfunction]
+pub fn num_goroutine() -> u64 {
+    let (created, ended) = rt().counts();
+    created.saturating_sub(ended)
+}
+
+/// Handles of all live goroutines, for `shutdown`.
+#[pyfunction]
+pub fn _live(py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+    let rt = rt();
+    let mut out = Vec::new();
+    for g in rt.goroutines() {
+        if !g.try_retain() {
+            continue;
+        }
+        if g.waker.word.phase() != Phase::Done && g.id.load(Ordering::Relaxed) != 0 {
+            // SAFETY: attached; we have a reference.
+            let h = unsafe { crate::goroutine::handle(g) };
+            // SAFETY: owned, or the error is set.
+            out.push(unsafe { Bound::from_owned_ptr_or_err(py, h)? }.unbind());
+        }
+        rt.release(g);
+    }
+    Ok(out)
+}

@@ -1,0 +1,279 @@
+//! `gorun._gorun`: the bindings. Convert, call, convert; what is scheduled how is decided in `gorun-core`.
+//!
+//! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
+//! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
+//! `latch`, `timer`, `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
+
+mod args;
+mod body;
+mod door;
+mod drive;
+mod errors;
+mod go;
+mod goroutine;
+mod host;
+mod info;
+mod latch;
+mod ops;
+mod probe;
+mod rawtype;
+mod rt;
+mod site;
+mod timer;
+
+use gorun_core::sched::WaitReason;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use crate::errors::{Res, guard, type_error};
+use crate::latch::fetched;
+use crate::rawtype::{fast, function, noargs};
+use crate::rt::rt;
+
+/// `sleep(seconds)`.
+unsafe extern "C" fn sleep(
+    _: *mut PyObject,
+    args: *const *mut PyObject,
+    n: ffi::Py_ssize_t,
+    kw: *mut PyObject,
+) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: as the interpreter gave them.
+        let [s] = unsafe { args::parse("sleep", ["seconds"], 1, args, n, kw)? };
+        if s.is_null() {
+            return Err(type_error("sleep() needs a number of seconds"));
+        }
+        let d = args::sleep_time(s, "seconds")?;
+        if d.is_zero() {
+            yield_here()?;
+        } else {
+            door::wait::<()>(None, WaitReason::Sleep, Some(d))?;
+        }
+        // SAFETY: a static.
+        Ok(unsafe { ffi::Py_NewRef(ffi::Py_None()) })
+    })
+}
+
+/// `gosched()`.
+unsafe extern "C" fn gosched(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        yield_here()?;
+        // SAFETY: a static.
+        Ok(unsafe { ffi::Py_NewRef(ffi::Py_None()) })
+    })
+}
+
+fn yield_here() -> Res<()> {
+    door::cancel_point()?;
+    match rt().current_goroutine() {
+        Some((m, _)) => rt().gosched_keep_m(m),
+        None => host::detached(std::thread::yield_now),
+    }
+    Ok(())
+}
+
+/// The life of an M, called by its thread.
+#[pyfunction]
+fn _m_main(id: u32) {
+    rt().m_main(id);
+}
+
+/// The previous number of Ps; sets it when `n` is not 0 (checked by the caller).
+#[pyfunction]
+fn _gomaxprocs(n: u32) -> u32 {
+    if n == 0 {
+        rt().procs()
+    } else {
+        rt().set_procs(n)
+    }
+}
+
+/// The limit of threads; sets it when `n` is not 0.
+#[pyfunction]
+fn _max_threads(n: u32) -> u32 {
+    let old = rt().max_threads();
+    if n > 0 {
+        rt().set_max_threads(n);
+    }
+    old
+}
+
+/// Makes the runtime. Once, by the package.
+#[pyfunction]
+fn _init(procs: u32, max_threads: u32) {
+    rt::init(procs, max_threads);
+    host::set_up_probe(rt());
+}
+
+/// In a forked child.
+#[pyfunction]
+fn _after_fork() {
+    rt::after_fork();
+}
+
+/// The interpreter goes down.
+#[pyfunction]
+fn _set_finalizing() {
+    rt::set_finalizing();
+}
+
+/// Stops the Ms; True if all ended within `wait` seconds.
+#[pyfunction]
+fn _stop(wait: f64) -> bool {
+    rt().stop(wait)
+}
+
+/// Begins a `blocking()` section; True if there is a goroutine whose P was given away.
+#[pyfunction]
+fn _blocking_enter() -> PyResult<bool> {
+    let Some((m, g)) = rt().current_goroutine() else {
+        return Ok(false);
+    };
+    door::cancel_point().map_err(fetched)?;
+    let b = g.body.get();
+    // SAFETY: the goroutine that runs here: its body is ours.
+    unsafe {
+        if (*b).blocking == 0 {
+            if !rt().may_block() {
+                return Err(fetched(door::too_many(rt())));
+            }
+            rt().hand_off(m, g);
+        }
+        (*b).blocking += 1;
+    }
+    Ok(true)
+}
+
+/// Ends it.
+#[pyfunction]
+fn _blocking_exit() {
+    let Some((m, g)) = rt().current_goroutine() else {
+        return;
+    };
+    let b = g.body.get();
+    // SAFETY: as above.
+    unsafe {
+        if (*b).blocking > 0 {
+            (*b).blocking -= 1;
+            if (*b).blocking == 0 {
+                rt().take_p_again(m, g);
+            }
+        }
+    }
+}
+
+/// Turns the shield of the current goroutine on or off; the previous setting, None outside a goroutine.
+#[pyfunction]
+fn _shield(on: bool) -> Option<bool> {
+    rt().current_goroutine()
+        .map(|(_, g)| g.waker.word.set_shield(on))
+}
+
+/// True if an asyncio loop runs on this thread.
+#[pyfunction]
+fn _loop_runs_here() -> bool {
+    ops::loop_runs_here()
+}
+
+/// True once after sysmon met the limit of threads.
+#[pyfunction]
+fn _take_limit_met() -> bool {
+    rt().take_limit_met()
+}
+
+#[pymodule(gil_used = false)]
+mod _gorun {
+    use super::*;
+
+    #[pymodule_export]
+    use super::{
+        _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _loop_runs_here, _m_main,
+        _max_threads, _set_finalizing, _shield, _stop, _take_limit_met,
+    };
+    #[pymodule_export]
+    use crate::goroutine::{_take, current};
+    #[pymodule_export]
+    use crate::info::{_goroutines, _live, _stats, num_goroutine};
+    #[pymodule_export]
+    use crate::latch::PyLatch;
+    #[pymodule_export]
+    use crate::timer::PyTimer;
+
+    #[pymodule_init]
+    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        m.add("CountDown", m.getattr("Latch")?)?;
+        // SAFETY: at import, attached, once.
+        unsafe {
+            goroutine::init()
+                .and_then(|()| ops::init())
+                .map_err(fetched)?;
+            m.add(
+                "Goroutine",
+                Bound::from_borrowed_ptr(m.py(), goroutine::TYPE.get().cast()),
+            )?;
+            let defs = [
+                (
+                    "go",
+                    fast(
+                        c"go",
+                        go::go,
+                        c"go(fn, /, *args, **kwargs)\n--\n\nRuns fn in a goroutine.",
+                    ),
+                ),
+                (
+                    "_spawn",
+                    fast(
+                        c"_spawn",
+                        go::spawn,
+                        c"_spawn(fn, args, kwargs, name, tags)\n--\n\nSee gorun.spawn.",
+                    ),
+                ),
+                (
+                    "go_many",
+                    fast(
+                        c"go_many",
+                        go::go_many,
+                        c"go_many(fn, iterable, /)\n--\n\nOne goroutine per item.",
+                    ),
+                ),
+                (
+                    "sleep",
+                    fast(
+                        c"sleep",
+                        sleep,
+                        c"sleep(seconds)\n--\n\nBlocks for so long.",
+                    ),
+                ),
+                (
+                    "gosched",
+                    noargs(
+                        c"gosched",
+                        gosched,
+                        c"gosched()\n--\n\nGives the P away once.",
+                    ),
+                ),
+                (
+                    "sleep_async",
+                    fast(
+                        c"sleep_async",
+                        ops::sleep_async,
+                        c"sleep_async(seconds)\n--\n\nAs sleep, awaited.",
+                    ),
+                ),
+                (
+                    "gosched_async",
+                    noargs(
+                        c"gosched_async",
+                        ops::gosched_async,
+                        c"gosched_async()\n--\n\nAs gosched, awaited.",
+                    ),
+                ),
+            ];
+            for (name, def) in defs {
+                m.add(name, Bound::from_owned_ptr_or_err(m.py(), function(def))?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Static types of the interpreter for the two hot classes (the goroutine's handle and the operation): no reference
+//! count on the type, no generic allocation. Everything else is an ordinary PyO3 class.
+//!
+//! Invariant: `ready` runs once per type, at import, before any object of it is made.
+
+use std::cell::UnsafeCell;
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use pyo3::ffi::{self, PyObject, PyTypeObject};
+
+use crate::errors::{Raised, Res};
+
+/// A static type.
+pub struct StaticType(UnsafeCell<PyTypeObject>);
+
+// SAFETY: written once by `ready`, afterwards only the interpreter touches it, under its own rules.
+unsafe impl Sync for StaticType {}
+
+impl StaticType {
+    /// Not ready yet.
+    pub const fn new() -> Self {
+        // SAFETY: a type object of zeroes is what a C static starts as.
+        Self(UnsafeCell::new(unsafe { std::mem::zeroed() }))
+    }
+
+    /// The type.
+    pub fn get(&self) -> *mut PyTypeObject {
+        self.0.get()
+    }
+
+    /// Fills in name and size, then what `fill` sets, then the flags (seen by the collector if it can traverse), and hands it to the interpreter.
+    ///
+    /// # Safety
+    /// Once, attached; what `fill` points at lives for ever.
+    pub unsafe fn ready(
+        &self,
+        name: &'static CStr,
+        doc: &'static CStr,
+        size: usize,
+        fill: impl FnOnce(&mut PyTypeObject),
+    ) -> Res<()> {
+        // SAFETY: nobody else uses the type yet.
+        unsafe {
+            let t = &mut *self.0.get();
+            t.ob_base.ob_base = ffi::PyObject_HEAD_INIT;
+            t.tp_name = name.as_ptr();
+            t.tp_doc = doc.as_ptr();
+            t.tp_basicsize = size as ffi::Py_ssize_t;
+            fill(t);
+            set_flags(
+                t,
+                ffi::Py_TPFLAGS_DEFAULT
+                    | if t.tp_traverse.is_some() {
+                        ffi::Py_TPFLAGS_HAVE_GC
+                    } else {
+                        0
+                    },
+            );
+            if ffi::PyType_Ready(self.0.get()) < 0 {
+                Err(Raised)
+            } else {
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(Py_GIL_DISABLED)]
+fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
+    t.tp_flags
+        .store(flags, std::sync::atomic::Ordering::Relaxed);
+}
+
+#[cfg(not(Py_GIL_DISABLED))]
+fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
+    t.tp_flags = flags;
+}
+
+/// Puts a value where it is never freed.
+pub fn forever<T>(value: T) -> *mut T {
+    Box::into_raw(Box::new(value))
+}
+
+/// A method table from functions; ends itself.
+pub fn methods(list: Vec<ffi::PyMethodDef>) -> *mut ffi::PyMethodDef {
+    let mut list = list;
+    list.push(ffi::PyMethodDef::zeroed());
+    Box::leak(list.into_boxed_slice()).as_mut_ptr()
+}
+
+/// The calling form of most raw functions.
+pub type Fast = unsafe extern "C" fn(
+    *mut PyObject,
+    *const *mut PyObject,
+    ffi::Py_ssize_t,
+    *mut PyObject,
+) -> *mut PyObject;
+/// The form without arguments.
+pub type NoArgs = unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject;
+
+/// A method with fastcall and keywords.
+pub fn fast(name: &'static CStr, f: Fast, doc: &'static CStr) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: f,
+        },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// A method without arguments.
+pub fn noargs(name: &'static CStr, f: NoArgs, doc: &'static CStr) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: f },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// A read-only property.
+pub fn getter(name: &'static CStr, f: ffi::getter, doc: &'static CStr) -> ffi::PyGetSetDef {
+    ffi::PyGetSetDef {
+        name: name.as_ptr(),
+        get: Some(f),
+        set: None,
+        doc: doc.as_ptr(),
+        closure: null_mut(),
+    }
+}
+
+/// A table of properties; ends itself.
+pub fn getters(list: Vec<ffi::PyGetSetDef>) -> *mut ffi::PyGetSetDef {
+    let mut list = list;
+    list.push(ffi::PyGetSetDef {
+        name: std::ptr::null(),
+        get: None,
+        set: None,
+        doc: std::ptr::null(),
+        closure: null_mut(),
+    });
+    Box::leak(list.into_boxed_slice()).as_mut_ptr()
+}
+
+/// A function of the module.
+///
+/// # Safety
+/// Attached, at import.
+pub unsafe fn function(def: ffi::PyMethodDef) -> *mut PyObject {
+    let def = forever(def);
+    let name = pyo3::types::PyString::new(crate::errors::attached(), "gorun");
+    // SAFETY: the definition lives for ever; the module name makes `__module__` the public one.
+    unsafe { ffi::PyCFunction_NewEx(def, null_mut(), name.as_ptr()) }
+}

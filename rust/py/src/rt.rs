@@ -1,0 +1,72 @@
+//! The one runtime of this process, and the thread-local M. A fork replaces the runtime in the child.
+
+use std::cell::Cell;
+use std::ptr::null;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+
+use gorun_core::runtime::Runtime;
+use gorun_core::sched::{GRef, M};
+
+use crate::host::Py;
+
+/// The runtime over Python bodies.
+pub type Rt = &'static Runtime<Py>;
+/// A goroutine over a Python body.
+pub type PyG = GRef<Py>;
+
+static RT: AtomicPtr<Runtime<Py>> = AtomicPtr::new(std::ptr::null_mut());
+/// Set once the interpreter is going down: `go` refuses.
+static FINALIZING: AtomicBool = AtomicBool::new(false);
+/// What `gomaxprocs` and `max_threads` are when a (new) runtime is made.
+static PROCS: AtomicU32 = AtomicU32::new(1);
+static MAX_THREADS: AtomicU32 = AtomicU32::new(10_000);
+
+thread_local! {
+    static CURRENT: Cell<*const M<Py>> = const { Cell::new(null()) };
+}
+
+/// The M of this thread, or null.
+pub fn current_m() -> *const M<Py> {
+    CURRENT.get()
+}
+
+/// Sets the M of this thread.
+pub fn set_current_m(m: *const M<Py>) {
+    CURRENT.set(m);
+}
+
+/// The runtime.
+pub fn rt() -> Rt {
+    // SAFETY: set at import, before any other function of the module can be called, and after a fork; never freed.
+    unsafe { &*RT.load(Ordering::Acquire) }
+}
+
+/// Makes the first runtime, without a thread.
+pub fn init(procs: u32, max_threads: u32) {
+    PROCS.store(procs, Ordering::Relaxed);
+    MAX_THREADS.store(max_threads, Ordering::Relaxed);
+    RT.store(
+        std::ptr::from_ref(Runtime::<Py>::leak(procs, max_threads)).cast_mut(),
+        Ordering::Release,
+    );
+}
+
+/// In a forked child: everything of the parent's runtime is left where it is, and a fresh one takes its place.
+pub fn after_fork() {
+    let old = rt();
+    Runtime::<Py>::note_fork();
+    set_current_m(null());
+    let fresh = Runtime::<Py>::leak(old.procs(), old.max_threads());
+    RT.store(std::ptr::from_ref(fresh).cast_mut(), Ordering::Release);
+    crate::host::set_up_probe(fresh);
+}
+
+/// The interpreter goes down: no new goroutines.
+pub fn set_finalizing() {
+    FINALIZING.store(true, Ordering::Release);
+}
+
+/// True once the interpreter goes down.
+pub fn finalizing() -> bool {
+    FINALIZING.load(Ordering::Acquire)
+}

@@ -1,0 +1,144 @@
+//! `Timer` with a function: a dormant goroutine that a wheel entry makes runnable.
+//!
+//! One compare-and-swap decides between firing and `stop`: the goroutine either runs, or is freed unrun. The runtime
+//! holds a pending timer, so it fires also when its handle was dropped.
+
+use gorun_core::prim::Lock;
+use gorun_core::sched::{Ticket, flag};
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::args::sleep_time;
+use crate::body::Form;
+use crate::errors::{Res, repr, type_error};
+use crate::latch::fetched;
+use crate::rt::{PyG, rt};
+use crate::{go, site};
+
+/// Runs `fn()` in a goroutine of its own after `seconds`.
+#[pyclass(frozen, name = "Timer", module = "gorun", weakref)]
+pub struct PyTimer {
+    f: Py<PyAny>,
+    ctx: Py<PyAny>,
+    site: u32,
+    /// The armed goroutine; one reference is ours.
+    armed: Lock<Option<(PyG, Ticket)>>,
+}
+
+impl PyTimer {
+    fn arm(&self, py: Python<'_>, after: std::time::Duration) -> Res<()> {
+        let rt = go::started()?;
+        // SAFETY: attached; a context.
+        let ctx = unsafe { ffi::PyContext_Copy(self.ctx.as_ptr()) };
+        if ctx.is_null() {
+            return Err(crate::errors::Raised);
+        }
+        let f = self.f.clone_ref(py).into_ptr();
+        let deadline = rt
+            .now()
+            .saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        let (g, ticket) = rt.dormant(flag::TIMER, |g| {
+            let b = g.body.get();
+            // SAFETY: a vacant G's body; it takes over the references.
+            unsafe {
+                (*b).what = f;
+                (*b).form = Form::Call;
+                (*b).nargs = 0;
+                (*b).ctx = ctx;
+                (*b).site = self.site;
+            }
+        });
+        g.retain();
+        let old = self.armed.lock().replace((g, ticket));
+        debug_assert!(old.is_none());
+        rt.add_timer(&g, deadline, ticket);
+        Ok(())
+    }
+
+    fn disarm(&self) -> bool {
+        let Some((g, ticket)) = self.armed.lock().take() else {
+            return false;
+        };
+        let rt = rt();
+        let won = g.epoch.load(std::sync::atomic::Ordering::Relaxed) == rt.epoch()
+            && g.waker.word.revoke(ticket);
+        if won {
+            rt.drop_timer(&g);
+            rt.release(g);
+        }
+        rt.release(g);
+        won
+    }
+}
+
+#[pymethods]
+impl PyTimer {
+    #[new]
+    #[pyo3(signature = (seconds, r#fn=None))]
+    fn new(
+        py: Python<'_>,
+        seconds: &Bound<'_, PyAny>,
+        r#fn: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let after = sleep_time(seconds.as_ptr(), "seconds").map_err(fetched)?;
+        let Some(f) = r#fn else {
+            return Err(fetched(type_error(
+                "Timer(seconds) without fn delivers on a channel, and channels are not there yet: pass fn",
+            )));
+        };
+        if !f.is_callable() {
+            return Err(fetched(type_error(&format!(
+                "Timer needs a callable, not {}",
+                repr(f.as_ptr())
+            ))));
+        }
+        // SAFETY: attached; a new reference.
+        let (ctx, site) = unsafe {
+            (
+                Bound::from_owned_ptr(py, go::copy_context().map_err(fetched)?),
+                site::here(),
+            )
+        };
+        let t = Self {
+            f: f.unbind(),
+            ctx: ctx.unbind(),
+            site,
+            armed: Lock::new(None),
+        };
+        t.arm(py, after).map_err(fetched)?;
+        Ok(t)
+    }
+
+    /// Takes it back; True if it had not fired.
+    fn stop(&self) -> bool {
+        self.disarm()
+    }
+
+    /// Sets it anew; True if it had not fired.
+    fn reset(&self, py: Python<'_>, seconds: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let after = sleep_time(seconds.as_ptr(), "seconds").map_err(fetched)?;
+        let was = self.disarm();
+        self.arm(py, after).map_err(fetched)?;
+        Ok(was)
+    }
+
+    /// The channel of a timer without a function: None.
+    #[getter]
+    fn chan(&self) -> Option<Py<PyAny>> {
+        None
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.f)?;
+        visit.call(&self.ctx)
+    }
+}
+
+impl Drop for PyTimer {
+    fn drop(&mut self) {
+        if let Some((g, _)) = self.armed.lock().take() {
+            rt().release(g);
+        }
+    }
+}
