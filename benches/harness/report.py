@@ -120,7 +120,8 @@ def markdown(results: list[Result], machine: dict[str, str], rounds: int) -> str
     lines += ["## Every variant", "", "Median and best of the rounds.", ""]
     lines += table(("row", "python", "variant", "median", "best", "unit"), variant_lines(results))
     lines += ["## gorun's counters", "", "Per sample, the median over the rounds.", ""]
-    head = ("row", "python", "variant", "runs", "steals", "parks", "hand-offs")
+    lines += ["`inexact`: the share of rounds in which lent Ps made `stats().ps` incomplete.", ""]
+    head = ("row", "python", "variant", "runs", "steals", "parks", "hand-offs", "inexact")
     lines += table(head, counter_lines(results))
     lines += ["## What the rows do", ""]
     titles = {result.row.name: f"{result.row.title} (n = {result.row.n:,})" for result in results}

@@ -35,9 +35,11 @@ class Track:
     available: bool = True
 
     def counters(self) -> dict[str, float]:
-        """gorun's counters, the median over the rounds."""
+        """gorun's counters, the median over the rounds; `inexact` is the share of such rounds."""
         stats = [answer["stats"] for answer in self.answers if answer.get("stats")]
         counted = {name: median(s[name] for s in stats) for name in stats[0]} if stats else {}
+        if stats:
+            counted["inexact"] = sum(s["inexact"] for s in stats) / len(stats)
         return counted if any(counted.values()) else {}
 
 

@@ -27,17 +27,29 @@ def hello(variant: Variant) -> dict[str, Any]:
         import gorun
 
         gorun.gomaxprocs(variant.procs)
-        about |= {"gorun": gorun.__version__, "procs": gorun.gomaxprocs()}
+        # "release" or "debug", once the extension tells; a debug build must not be published.
+        build = getattr(getattr(gorun, "_gorun", None), "__profile__", "unknown build")
+        about |= {"gorun": f"{gorun.__version__} ({build})", "procs": gorun.gomaxprocs()}
     about["gil"] = getattr(sys, "_is_gil_enabled", lambda: True)()
     return about
 
 
-def counters() -> dict[str, int]:
-    """gorun's counters, summed over its Ps."""
-    import gorun
+def counted(before: Any, after: Any) -> dict[str, int]:
+    """What gorun's counters grew by between two `gorun.stats()`, summed over the Ps in both.
 
-    ps = gorun.stats().ps
-    return {name: sum(getattr(p, name) for p in ps) for name in COUNTERS}
+    `inexact` is 1 where that cannot be all of it. A P that sysmon lends (beyond gomaxprocs) is in
+    `ps` only while it is lent, and its counters come and go with it. Seen are two signs: a number
+    beyond gomaxprocs, and fewer runs than goroutines that began. 0 is no proof: the second sign is
+    blind where each goroutine runs more than once.
+    """
+    old = {p.id: p for p in before.ps}
+    new = [p for p in after.ps if p.id in old]
+    grown = {
+        name: sum(getattr(p, name) - getattr(old[p.id], name) for p in new) for name in COUNTERS
+    }
+    begun = after.created - before.created - after.runnable
+    lent = max(p.id for p in (*before.ps, *after.ps)) >= after.gomaxprocs
+    return grown | {"inexact": int(lent or grown["runs"] < begun)}
 
 
 def run(variant: Variant, n: int) -> dict[str, Any]:
@@ -45,10 +57,11 @@ def run(variant: Variant, n: int) -> dict[str, Any]:
     gc.collect()  # the last sample's garbage is not billed to this one; the thresholds stay
     if variant.runtime != "gorun":
         return answer(variant.run(n))
-    before = counters()
+    import gorun
+
+    before = gorun.stats()
     sample = variant.run(n)
-    after = counters()
-    return answer(sample) | {"stats": {name: after[name] - before[name] for name in COUNTERS}}
+    return answer(sample) | {"stats": counted(before, gorun.stats())}
 
 
 def answer(sample: Sample) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def serve(variant: Variant, out: IO[str]) -> None:
         except (ImportError, AttributeError, NotImplementedError) as error:
             if variant.runtime != "gorun":
                 raise
-            if not isinstance(error, ModuleNotFoundError):
+            if isinstance(error, AttributeError):  # a part that is not there yet, or a bug
                 traceback.print_exc()
             reply = {"missing": f"{type(error).__name__}: {error}"}
         except Exception:  # whatever it is, the harness must hear of it

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from harness.model import Goal, Row, Sample, Variant, go_variant, gorun_variant
 
+from ._count import counted
+
 if TYPE_CHECKING:
     from gorun._gorun import CountDown
 
@@ -23,15 +25,15 @@ def gorun_sleep(n: int) -> Sample:
         await sleep_async(SECONDS)
         left.done()
 
-    async def main() -> int:
+    async def main() -> tuple[int, int]:
         left = CountDown(n)
         start = perf_counter_ns()
         for _ in range(n):
             gorun.go(body, left)
         await left.wait_async()
-        return perf_counter_ns() - start
+        return perf_counter_ns() - start, counted(left, n)
 
-    return Sample(gorun.run(main), n)
+    return Sample(*gorun.run(main))
 
 
 def asyncio_sleep(n: int) -> Sample:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.model import Goal, Row, Sample, Variant, go_variant, gorun_variant
 
+from ._count import counted
+
 if TYPE_CHECKING:
     from gorun._gorun import CountDown
 
@@ -28,7 +30,7 @@ def gorun_spawn(spawners: int) -> Callable[[int], Sample]:
             for _ in range(share):
                 go(body, left)
 
-        async def main() -> int:
+        async def main() -> tuple[int, int]:
             left = CountDown(n)
             start = perf_counter_ns()
             if spawners == 1:
@@ -40,12 +42,9 @@ def gorun_spawn(spawners: int) -> Callable[[int], Sample]:
                     gorun.go(spawner, left, n // spawners + (i < n % spawners))
             await left.wait_async()
             elapsed = perf_counter_ns() - start
-            if not left.wait(0):
-                raise RuntimeError("woken before the last one was done")
-            return elapsed
+            return elapsed, counted(left, n)
 
-        # Released by exactly n calls of done(): one less hangs, and the harness says so.
-        return Sample(gorun.run(main), n)
+        return Sample(*gorun.run(main))
 
     return run
 

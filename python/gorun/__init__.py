@@ -34,7 +34,8 @@ from gorun._gorun import (
 )
 from gorun._hooks import ExceptHookArgs, excepthook
 from gorun._joining import as_completed, as_completed_async, wait, wait_async
-from gorun._map import map, map_async
+from gorun._map import map as map  # not in __all__: `from gorun import *` leaves the built-in one
+from gorun._map import map_async as map_async
 from gorun._runtime import (
     GoroutineInfo,
     PStats,
@@ -94,6 +95,9 @@ __all__ = [
     "wait_async",
 ]
 
-for _cls in (GorunError, *GorunError.__subclasses__(), Cancelled, ExceptHookArgs, GoroutineInfo):
+for _cls in (
+    *(GorunError, *GorunError.__subclasses__(), Cancelled),
+    *(ExceptHookArgs, GoroutineInfo, PStats, Stats, blocking, shield),
+):
     _cls.__module__ = "gorun"
 del _cls

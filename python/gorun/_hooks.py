@@ -51,7 +51,10 @@ def _close_generator(agen: AsyncGenerator[Any, Any]) -> None:
     """Close an async generator that was dropped half-way, in a goroutine of its own."""
     from gorun import _gorun
 
-    _gorun.go(agen.aclose)
+    async def close() -> None:
+        await agen.aclose()
+
+    _gorun.go(close)
 
 
 # ---- errors that nobody took -----------------------------------------------------------------
@@ -70,7 +73,15 @@ _created: dict[int, str] = {}
 
 
 def excepthook(args: ExceptHookArgs, /) -> None:
-    """Print an error that nobody took to ``sys.stderr``, with the place of the goroutine's birth."""
+    """Print an error that nobody took to ``sys.stderr``, with the place of the goroutine's birth.
+
+    ``args`` has ``exc_type``, ``exc_value``, ``exc_traceback`` and ``goroutine``. Assign a function
+    to ``gorun.excepthook`` to replace it. SystemExit does not come here. Where Go panics.
+
+    >>> import gorun
+    >>> gorun.excepthook is gorun._hooks.excepthook
+    True
+    """
     err = sys.stderr
     if err is None:
         return
@@ -96,7 +107,7 @@ def report(exc: BaseException, goroutine: Goroutine[Any] | None, created_at: str
 
 
 def end_child(error: BaseException | None) -> None:
-    """End a forked child whose body has returned: as at the end of a program, without its exit hooks."""
+    """End a forked child whose body has returned: as a program ends, without its exit hooks."""
     code = 0
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -123,8 +134,8 @@ def foreign_awaitable(value: object) -> TypeError:
     """Make the error for an await of something that gorun cannot drive."""
     cls = type(value)
     return TypeError(
-        f"a goroutine cannot await {cls.__module__}.{cls.__qualname__}: {value!r}. Await gorun's own "
-        "operations here, and reach an asyncio loop through gorun.asyncio"
+        f"a goroutine cannot await {cls.__module__}.{cls.__qualname__}: {value!r}. Await gorun's "
+        "own operations here, and reach an asyncio loop through gorun.asyncio"
     )
 
 
@@ -136,7 +147,7 @@ def _set(fut: asyncio.Future[None]) -> None:
         fut.set_result(None)
 
 
-async def asyncio_wait(op: _Operation, loop: asyncio.AbstractEventLoop) -> None:
+async def asyncio_wait(op: _Operation[Any], loop: asyncio.AbstractEventLoop) -> None:
     """Wait in a task of ``loop`` until ``op`` has happened.
 
     The compare-and-swap behind ``_withdraw`` decides between the operation and a cancel of the

@@ -1,7 +1,7 @@
 """Waiting for several goroutines: ``wait`` and ``as_completed``, as in ``concurrent.futures``.
 
 Each stands on done callbacks and one latch; whoever waits blocks or awaits that. A time-out or a
-cancel leaves the goroutines alone; callbacks that come late find nobody and do nothing.
+cancel leaves the goroutines alone, and takes the callbacks back.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from gorun._gorun import CountDown, Goroutine
+from gorun._settings import check_timeout
 
 T = TypeVar("T")
+
+# Never opened, only tried: a cancel point for where the next goroutine is there already.
+_NEVER = CountDown()
 
 _WHEN = ("FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED")
 
@@ -49,8 +53,15 @@ class _Gate:
         self.latch = CountDown(max(1, len(gs)))
         if not gs:
             self.latch.set()
+        self.callback = self._ended
         for g in gs:
-            g.add_done_callback(self._ended)
+            g.add_done_callback(self.callback)
+
+    def leave(self) -> None:
+        """Take the callbacks back from those that have not ended."""
+        for g in self.gs:
+            g._drop_done_callback(self.callback)
+        del self.callback  # it refers to us
 
     def _ended(self, g: Goroutine[Any]) -> None:
         if self.when == "FIRST_COMPLETED" or (self.when == "FIRST_EXCEPTION" and _failed(g)):
@@ -79,7 +90,10 @@ def wait(
     ([1, 2], set())
     """
     gate = _Gate(_check(gs), return_when)
-    gate.latch.wait(timeout)
+    try:
+        gate.latch.wait(timeout)
+    finally:
+        gate.leave()
     return gate.sets()
 
 
@@ -97,7 +111,10 @@ async def wait_async(
     1
     """
     gate = _Gate(_check(gs), return_when)
-    await gate.latch.wait_async(timeout)
+    try:
+        await gate.latch.wait_async(timeout)
+    finally:
+        gate.leave()
     return gate.sets()
 
 
@@ -105,16 +122,23 @@ class _Stream:
     """Goroutines in the order of their ends."""
 
     def __init__(self, gs: list[Goroutine[Any]], timeout: float | None) -> None:
-        if timeout is not None and timeout != timeout:
-            raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        limit = check_timeout(timeout)
+        self.end = None if limit is None else time.monotonic() + limit
+        self.gs = gs
         self.total = len(gs)
         self.left = self.total
-        self.end = None if timeout is None else time.monotonic() + timeout
         self.ready: deque[Goroutine[Any]] = deque()
         self.lock = threading.Lock()
         self.latch: CountDown | None = None
+        self.callback = self._ended
         for g in gs:
-            g.add_done_callback(self._ended)
+            g.add_done_callback(self.callback)
+
+    def leave(self) -> None:
+        """Take the callbacks back from those that have not ended."""
+        for g in self.gs:
+            g._drop_done_callback(self.callback)
+        del self.callback  # it refers to us
 
     def _ended(self, g: Goroutine[Any]) -> None:
         with self.lock:
@@ -155,12 +179,16 @@ def as_completed(
 
 
 def _sync(stream: _Stream) -> Iterator[Goroutine[Any]]:
-    while stream.left:
-        got = stream.take()
-        if isinstance(got, Goroutine):
-            yield got
-        elif not got.wait(stream.seconds()):
-            raise stream.late()
+    try:
+        while stream.left:
+            got = stream.take()
+            if isinstance(got, Goroutine):
+                _NEVER.wait(0)
+                yield got
+            elif not got.wait(stream.seconds()):
+                raise stream.late()
+    finally:
+        stream.leave()
 
 
 def as_completed_async(
@@ -179,9 +207,13 @@ def as_completed_async(
 
 
 async def _async(stream: _Stream) -> AsyncIterator[Goroutine[Any]]:
-    while stream.left:
-        got = stream.take()
-        if isinstance(got, Goroutine):
-            yield got
-        elif not await got.wait_async(stream.seconds()):
-            raise stream.late()
+    try:
+        while stream.left:
+            got = stream.take()
+            if isinstance(got, Goroutine):
+                await _NEVER.wait_async(0)
+                yield got
+            elif not await got.wait_async(stream.seconds()):
+                raise stream.late()
+    finally:
+        stream.leave()

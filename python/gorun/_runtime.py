@@ -9,10 +9,10 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 from gorun import _gorun, _settings
 from gorun._gorun import Goroutine
@@ -23,7 +23,13 @@ P = ParamSpec("P")
 # ---- run and spawn ---------------------------------------------------------------------------
 
 
-def run(main: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+@overload
+def run(main: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+@overload
+def run(main: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+@overload
+def run(main: Coroutine[Any, Any, T], /) -> T: ...
+def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Run ``main(*args, **kwargs)`` in a goroutine, wait for it, and return its value.
 
     The calling thread waits and runs no goroutine itself. Ctrl-C, or any exception from a signal
@@ -52,8 +58,39 @@ def run(main: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return g.result()
 
 
+@overload
 def spawn(
-    fn: Callable[..., Any],
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    /,
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    priority: object = None,
+    tags: Iterable[str] = (),
+) -> Goroutine[T]: ...
+@overload
+def spawn(
+    fn: Callable[..., T],
+    /,
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    priority: object = None,
+    tags: Iterable[str] = (),
+) -> Goroutine[T]: ...
+@overload
+def spawn(
+    fn: Coroutine[Any, Any, T],
+    /,
+    *,
+    name: str | None = None,
+    priority: object = None,
+    tags: Iterable[str] = (),
+) -> Goroutine[T]: ...
+def spawn(
+    fn: Any,
     /,
     args: Iterable[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -304,9 +341,7 @@ def shutdown(timeout: float | None = None) -> bool:
     """
     if _gorun.current() is not None:
         raise RuntimeError("gorun.shutdown() inside a goroutine would wait for itself")
-    limit = None if timeout is None else float(timeout)
-    if limit is not None and limit != limit:
-        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    limit = _settings.check_timeout(timeout)
     end = None if limit is None else time.monotonic() + max(limit, 0.0)
 
     def left() -> float | None:

@@ -87,6 +87,17 @@ def default_max_threads() -> int:
     return _number(text, "GORUN_MAX_THREADS", 1, MAX_THREADS) if text else DEFAULT_MAX_THREADS
 
 
+def check_timeout(timeout: float | None) -> float | None:
+    """Give a time-out back as it came; TypeError and ValueError (NaN) name what is none."""
+    try:
+        if timeout is None or not math.isnan(timeout):
+            return timeout
+    except TypeError:
+        text = f"timeout must be a number of seconds or None, not {timeout!r}"
+        raise TypeError(text) from None
+    raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+
+
 def check_sysmon() -> None:
     """GORUN_SYSMON is unset, "auto" or "clock"."""
     text = os.environ.get("GORUN_SYSMON", "")

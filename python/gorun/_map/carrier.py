@@ -40,8 +40,8 @@ class Carrier(Protocol):
     def ahead(self) -> int:
         """How many items the front may be ahead of what it gave, as things stand."""
 
-    def submit(self, start: int, items: list[Any]) -> None:
-        """Takes the items `start`, `start + 1`, ... over."""
+    def put(self, number: int, item: Any) -> None:
+        """Takes an item over, and has it begun as soon as somebody is free."""
 
     def finish(self) -> None:
         """Says that the last item was handed over: who runs dry from now on may end."""

@@ -26,8 +26,10 @@ from gorun._gorun import Latch
 from gorun._map.carrier import Carrier, Job
 from gorun._map.progress import Meter
 
-# A pull from the input that takes longer is a slow one: what is ready is given first.
+# An input that has taken longer is a slow one: what is ready by then is given first.
 SLOW_INPUT_SECONDS = 1e-3
+
+_END = object()
 
 _clock = time.monotonic
 
@@ -180,35 +182,26 @@ class Flow:
         return self._job.errors == "raise" or not isinstance(error, Exception)
 
     def _feed(self) -> None:
-        """Pulls as much of the input as the run-ahead has room for."""
-        began = _clock()
-        while self._source is not None:
-            given = self._seen - max(0, len(self.ready) - 1)  # one of `ready` is as good as given
-            room = self.carrier.ahead - (self._taken - given)
-            if room <= 0:
-                return
-            items = self._pull(self._source, room)
-            if items:
-                start, self._taken = self._taken, self._taken + len(items)
-                self.carrier.submit(start, items)
-            if self._source is not None and _clock() - began > SLOW_INPUT_SECONDS:
-                self._look()
-                if self.ready:
-                    return
-
-    def _pull(self, source: Iterator[Any], count: int) -> list[Any]:
-        """Up to `count` items: fewer at the input's end, at its error, and when it is slow."""
-        items: list[Any] = []
+        """Pulls as much of the input as the run-ahead has room for; each item is off at once."""
+        given = self._seen - max(0, len(self.ready) - 1)  # one of `ready` is as good as given
+        room = self.carrier.ahead - (self._taken - given)
         slow = _clock() + SLOW_INPUT_SECONDS
-        try:
-            for item in source:
-                items.append(item)
-                if len(items) >= count or _clock() > slow:
-                    return items
-        except Exception as error:
-            self._input_error = error
-        self._stop_input()
-        return items
+        while room > 0 and self._source is not None:
+            try:
+                item = next(self._source, _END)
+            except Exception as error:
+                self._input_error = error
+                item = _END
+            if item is _END:
+                self._stop_input()
+                return
+            self.carrier.put(self._taken, item)
+            self._taken += 1
+            room -= 1
+            if _clock() > slow:
+                self._look()
+                if self.ready or self.closed:
+                    return
 
     def _stop_input(self) -> None:
         if self._source is not None:

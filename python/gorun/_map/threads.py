@@ -9,9 +9,9 @@ Every hand-over is one operation on a deque or a dict, which is atomic with and 
 (without it each takes the container's own lock). There is no lock of ours, so a collector or a
 signal handler may cancel a map in the middle of any of it. Each pair of sides uses two containers
 in opposite order, so at least one of the two sees the other:
-    submit  work += items; take from idle       | worker  idle += latch; look at work
+    put     work += item; take from idle        | worker  idle += latch; look at work
     answer  answers += one; take from waiting   | front   waiting[n] = latch; look at answers
-    leave   free += number; look at work        | submit  work += items; take from free
+    leave   free += number; look at work        | put     work += item; take from free
     cancel  flag = True; empty idle             | worker  idle += latch; look at the flag
 
 Invariants
@@ -43,8 +43,8 @@ from gorun._runtime import spawn
 # Takes for each worker that the front may run ahead: one runs, and three are there when the caller
 # is busy with a result.
 TAKES_AHEAD = 4
-# Items so short that the workers are dry whenever the caller looks are worth a longer run-ahead, as
-# each look costs two thread switches (10-50 us). At 1024 items that is lost in the items' own cost.
+# Where the whole run-ahead turns over between two waits, items are so short that the thread switches
+# of each wait (10-50 us) are what costs, and it doubles. At 1024 items they cost next to nothing.
 LONGEST_AHEAD = 1024
 # A wait this long says that they are short no longer.
 LONG_WAIT_SECONDS = 0.01
@@ -74,8 +74,7 @@ class ThreadCarrier:
         self._team: deque[Goroutine[object]] = deque()  # started, perhaps ended, not given up
         self._base = job.workers * TAKES_AHEAD * self.chunk
         self._ahead = job.buffer or self._base
-        self._out = 0  # submitted and not collected
-        self._starved = False  # a worker was dry when the last items came
+        self._fresh = -self._ahead  # put since the last wait; the first fill is no turnover
         self._watched = 0.0  # when the front began to wait, or 0
 
     # ---- the front's side -----------------------------------------------------------------
@@ -84,13 +83,11 @@ class ThreadCarrier:
     def ahead(self) -> int:
         return self._ahead
 
-    def submit(self, start: int, items: list[Any]) -> None:
-        if self.cancelled:
-            return
-        self._out += len(items)
-        self._starved = bool(self._idle)
-        self.work.extend(enumerate(items, start))
-        self._summon(len(items))
+    def put(self, number: int, item: Any) -> None:
+        self._fresh += 1
+        self.work.append((number, item))
+        if self._idle or self._free:  # a look without their locks may be late: see `watch`
+            self._summon(1)
 
     def finish(self) -> None:
         self._ending = True
@@ -99,7 +96,6 @@ class ThreadCarrier:
     def collect(self) -> list[Entry]:
         take = self.answers.popleft
         found = [take() for _ in range(len(self.answers))]  # nobody else takes any
-        self._out -= len(found)
         if found and self._watched:
             if self.job.buffer is None and _clock() - self._watched > LONG_WAIT_SECONDS:
                 self._ahead = self._base
@@ -107,12 +103,15 @@ class ThreadCarrier:
         return found
 
     def watch(self, want: int) -> Latch:
-        if self._starved and self._out >= self._ahead and self.job.buffer is None:
+        if self._fresh >= self._ahead and self.job.buffer is None:
             self._ahead = max(self._base, min(self._ahead * 2, LONGEST_AHEAD))
+        self._fresh = 0
         self._watched = self._watched or _clock()
         latch = Latch()
         self.waiting.clear()
         self.waiting[want if self.by_number else ANY] = latch
+        if self.work:
+            self._summon(len(self.work))
         return latch
 
     def expire(self) -> float | None:
@@ -194,7 +193,7 @@ class ThreadCarrier:
 
     def _summon(self, count: int) -> None:
         """Has up to `count` more workers look for work: idle ones, else new ones."""
-        for _ in range(count):
+        for _ in range(0 if self.cancelled else count):
             try:
                 self._idle.popleft().set()
             except IndexError:

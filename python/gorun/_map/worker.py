@@ -142,8 +142,10 @@ class Worker:
 
     def _again(self, error: BaseException, tries: int) -> bool:
         """Whether an item that raised `error` is to be run once more."""
-        if isinstance(error, (Cancelled, GeneratorExit)):
-            raise error  # meant for the goroutine, not the item's answer
+        if isinstance(error, Cancelled) or (
+            isinstance(error, GeneratorExit) and self._carrier.job.is_async
+        ):
+            raise error  # meant for the goroutine (of whose coroutine it is the close())
         done_with = tries == 0 or self._carrier.cancelled or self.given_up
         return not done_with and isinstance(error, Exception)
 

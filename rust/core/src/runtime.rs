@@ -311,7 +311,7 @@ impl<H: Host> Runtime<H> {
                 g.waker.word.renew_runnable();
                 m.ctl.created.add(1);
                 if p.runs.get() & 63 == 0 {
-                    g.ready_at.store(self.now(), Ordering::Relaxed);
+                    g.set_ready(self.now());
                 }
                 p.push_next(g, &self.global);
                 g
@@ -326,7 +326,7 @@ impl<H: Host> Runtime<H> {
         g.waker.word.renew_runnable();
         let n = self.created.fetch_add(1, Ordering::Relaxed);
         if n & 63 == 0 {
-            g.ready_at.store(self.now(), Ordering::Relaxed);
+            g.set_ready(self.now());
         }
         self.submit(Packet::One(g));
         g
@@ -374,7 +374,7 @@ impl<H: Host> Runtime<H> {
         g.id.store(id, Ordering::Relaxed);
         g.epoch.store(self.epoch, Ordering::Relaxed);
         g.flags.store(0, Ordering::Relaxed);
-        g.ready_at.store(0, Ordering::Relaxed);
+        g.set_since(0);
         g.waker.set_kind(Kind::Goroutine, WaitReason::None);
         g.timer.set(TimerSlot::NONE);
         g.set_refs(refs);
@@ -448,7 +448,7 @@ impl<H: Host> Runtime<H> {
         if let Some(m) = self.current_m() {
             let pushed = m.with_p(|p| {
                 if p.runs.get() & 63 == 0 {
-                    g.ready_at.store(self.now(), Ordering::Relaxed);
+                    g.set_ready(self.now());
                 }
                 p.push_next(g, &self.global);
             });
@@ -457,6 +457,13 @@ impl<H: Host> Runtime<H> {
             }
         }
         self.submit(Packet::One(g));
+    }
+
+    /// True if some M runs `g` now; for lists: one that yielded counts as Running in its word, but lies in a queue.
+    pub fn is_on_an_m(&self, g: GRef<H>) -> bool {
+        self.ctls()
+            .iter()
+            .any(|c| c.g.load(Ordering::Relaxed) == g.as_ptr())
     }
 
     /// Every G that is in use.
@@ -516,8 +523,9 @@ impl<H: Host> Runtime<H> {
     pub fn add_timer(&'static self, g: &G<H>, deadline: u64, ticket: Ticket) {
         let m = self.current_m();
         let p = m.and_then(|m| m.p.get()).unwrap_or_else(|| self.p(0));
-        let (slot, earliest) = p.shard.add(p.id, deadline, &raw const g.waker, ticket);
-        g.timer.set(slot);
+        let earliest = p
+            .shard
+            .add(p.id, deadline, &raw const g.waker, ticket, &g.timer);
         if earliest {
             self.timer_added(deadline);
         }
@@ -536,8 +544,7 @@ impl<H: Host> Runtime<H> {
         self.all_ps().map(|p| p.shard.len()).sum()
     }
 
-    pub(crate) fn note_ready(&self, p: &P<H>, g: &G<H>, at: u64) {
-        g.ready_at.store(0, Ordering::Relaxed);
+    pub(crate) fn note_ready(&self, p: &P<H>, at: u64) {
         let late = self.now().saturating_sub(at);
         p.ready_n.add(1);
         p.ready_sum.add(late);

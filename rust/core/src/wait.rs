@@ -299,7 +299,7 @@ pub fn block<H: Host, X, E>(
     let end = timeout.and_then(|t| Instant::now().checked_add(t));
     let mut failed = None;
     if let Some((m, g)) = m {
-        g.since.store(rt.coarse_now(), Ordering::Relaxed);
+        g.set_since(rt.coarse_now());
         rt.hand_off(m, g);
     }
     let verdict = match w.park() {

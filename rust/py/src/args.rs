@@ -88,6 +88,16 @@ pub fn seconds(o: *mut PyObject, what: &str) -> Res<f64> {
                 repr(o)
             )));
         }
+        // SAFETY: attached.
+        if unsafe { ffi::PyErr_ExceptionMatches(ffi::PyExc_OverflowError) } != 0 {
+            // A whole number beyond all floats.
+            // SAFETY: attached.
+            unsafe { ffi::PyErr_Clear() };
+            return Err(value_error(&format!(
+                "{what} is no number of seconds that a float holds: {}",
+                repr(o)
+            )));
+        }
         return Err(Raised);
     }
     if v.is_nan() {

@@ -10,10 +10,17 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 use pyo3::ffi::{self, PyObject};
 
+use crate::context::Hold;
+use crate::go;
 use crate::rt::PyG;
 
 /// How many positional arguments lie in the body itself.
 pub const INLINE: usize = 3;
+
+/// Where the outcome lies once Done, in `args`.
+const OUTCOME: usize = 0;
+/// Where the first traceback of an error lies.
+const TRACE: usize = 1;
 
 /// What `what` and `args` are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,11 +53,10 @@ pub enum Ended {
 /// The body.
 pub struct Body {
     pub what: *mut PyObject,
+    /// The arguments; once Done: `OUTCOME` and `TRACE`.
     pub args: [*mut PyObject; INLINE],
+    /// What `hold` says (`context.rs`).
     pub ctx: *mut PyObject,
-    pub outcome: *mut PyObject,
-    /// The first traceback of an error.
-    pub trace: *mut PyObject,
     /// The goroutine's Python object while there is one; not owned (`goroutine.rs`).
     pub handle: AtomicPtr<PyObject>,
     /// Where it was created (`site.rs`).
@@ -59,6 +65,7 @@ pub struct Body {
     pub blocking: u16,
     pub nargs: u8,
     pub form: Form,
+    pub hold: Hold,
     /// An `Ended`; written before Done is published.
     pub end: AtomicU8,
     /// 1: somebody asked for the outcome (or there is nothing to report).
@@ -71,13 +78,12 @@ impl Default for Body {
             what: null_mut(),
             args: [null_mut(); INLINE],
             ctx: null_mut(),
-            outcome: null_mut(),
-            trace: null_mut(),
             handle: AtomicPtr::new(null_mut()),
             site: 0,
             blocking: 0,
             nargs: 0,
             form: Form::Call,
+            hold: Hold::Empty,
             end: AtomicU8::new(0),
             taken: AtomicU8::new(0),
         }
@@ -85,6 +91,22 @@ impl Default for Body {
 }
 
 impl Body {
+    /// The value, error or GoroutineCancelled (borrowed). Once Done.
+    pub fn outcome(&self) -> *mut PyObject {
+        self.args[OUTCOME]
+    }
+
+    /// The first traceback of an error (borrowed), or null. Once Done.
+    pub fn trace(&self) -> *mut PyObject {
+        self.args[TRACE]
+    }
+
+    /// Puts owned references in: by the M that ends it, when the arguments are gone.
+    pub fn set_outcome(&mut self, outcome: *mut PyObject, trace: *mut PyObject) {
+        self.args[OUTCOME] = outcome;
+        self.args[TRACE] = trace;
+    }
+
     /// How it ended. Meaningful once the goroutine is Done.
     pub fn ended(&self) -> Ended {
         match self.end.load(Ordering::Acquire) {
@@ -101,11 +123,17 @@ impl Body {
     }
 }
 
+/// A done callback and the context that it runs in.
+pub struct Callback {
+    pub f: Owned,
+    pub ctx: Owned,
+}
+
 /// What few goroutines have; lies under the lock of the latch.
 #[derive(Default)]
 pub struct Ext {
     /// Done callbacks, in order of adding, with the context of each.
-    pub callbacks: Vec<Owned>,
+    pub callbacks: Vec<Callback>,
     /// The reason of the cancel that is under way.
     pub reason: Option<Owned>,
     pub name: Option<Owned>,
@@ -168,6 +196,9 @@ pub unsafe fn clear_call(g: PyG) {
     let b = g.body.get();
     // SAFETY: the owner's cell; each slot is emptied before its reference is dropped.
     unsafe {
+        if (*b).form == Form::Coroutine && std::mem::take(&mut (*b).nargs) == go::CLAIMED {
+            go::unclaim((*b).what);
+        }
         clear(&raw mut (*b).what);
         for i in 0..INLINE {
             clear(&raw mut (*b).args[i]);
@@ -185,8 +216,7 @@ pub unsafe fn clear_all(g: PyG) {
     unsafe {
         clear_call(g);
         clear(&raw mut (*b).ctx);
-        clear(&raw mut (*b).outcome);
-        clear(&raw mut (*b).trace);
+        (*b).hold = Hold::Empty;
         (*b).handle.store(null_mut(), Ordering::Relaxed);
         (*b).end.store(0, Ordering::Relaxed);
         (*b).taken.store(0, Ordering::Relaxed);

@@ -9,7 +9,6 @@
 //! - Frames here that call into Python have no destructor pending but `HangOnUnwind`: up to 3.12 a thread that wants
 //!   the interpreter while it finalizes is unwound by force, and must stop here instead.
 
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
@@ -19,10 +18,12 @@ use gorun_core::sched::{M, Park, flag};
 use pyo3::ffi::{self, PyObject};
 
 use crate::body::{Ended, Form, Owned, clear, clear_call};
+use crate::context;
 use crate::errors::{self, attached, fetch};
-use crate::goroutine;
 use crate::host::Py;
+use crate::local::local;
 use crate::rt::{PyG, Rt};
+use crate::{go, goroutine};
 
 unsafe extern "C-unwind" {
     fn PyIter_Send(iter: *mut PyObject, arg: *mut PyObject, result: *mut *mut PyObject) -> c_int;
@@ -47,13 +48,9 @@ pub enum Intent {
     Park,
 }
 
-thread_local! {
-    static INTENT: Cell<(*mut PyObject, Intent)> = const { Cell::new((null_mut(), Intent::None)) };
-}
-
 /// Left by operation `op`, which yields itself next.
 pub fn intend(op: *mut PyObject, intent: Intent) {
-    INTENT.set((op, intent));
+    local().intent.set((op, intent));
 }
 
 /// Stops a forced unwinding for good: the thread hangs, as newer interpreters let it.
@@ -71,6 +68,7 @@ impl Drop for HangOnUnwind {
 /// One step.
 pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
     let b = g.body.get();
+    let l = local();
     // SAFETY: this M runs the goroutine: the body is ours, until a park is committed.
     unsafe {
         if (*b).form == Form::Wake {
@@ -79,16 +77,15 @@ pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
         if g.flags.load(Ordering::Relaxed) & flag::TIMER != 0 {
             rt.count_begun(g);
         }
-        let ctx = (*b).ctx;
-        if !ctx.is_null() && ffi::PyContext_Enter(ctx) < 0 {
+        if context::enter(l, b).is_err() {
             // Somebody entered this goroutine's own context elsewhere (it can be had by introspection only).
-            return end(rt, m, g, Ended::Error, fetch(), null_mut());
+            return end(rt, m, g, Ended::Error, fetch(), false);
         }
         let mut throw: *mut PyObject = null_mut();
         if (*b).form != Form::Coroutine || cancelled {
             match first(g, cancelled) {
                 First::Coroutine => {}
-                First::Ended(how, value) => return end(rt, m, g, how, value, ctx),
+                First::Ended(how, value) => return end(rt, m, g, how, value, true),
             }
         }
         loop {
@@ -102,45 +99,38 @@ pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
             };
             std::mem::forget(guard);
             if sent == PYGEN_RETURN {
-                return end(rt, m, g, Ended::Value, value, ctx);
+                return end(rt, m, g, Ended::Value, value, true);
             }
             if sent != PYGEN_NEXT {
-                return end_with_error(rt, m, g, ctx);
+                return end(rt, m, g, Ended::Error, null_mut(), true);
             }
-            let (op, intent) = INTENT.replace((null_mut(), Intent::None));
+            let (op, intent) = l.intent.replace((null_mut(), Intent::None));
             // The coroutine holds the operation: this reference is not the last, nothing runs here.
             ffi::Py_DECREF(value);
             if value == op {
                 if intent == Intent::Park {
-                    leave_context(ctx);
-                    g.since.store(rt.coarse_now(), Ordering::Relaxed);
+                    context::leave(l, b);
+                    g.set_since(rt.coarse_now());
                     match g.waker.word.park() {
                         Park::Parked => return Outcome::Parked,
                         Park::Fired(_) => {
                             // Ready before it slept: go on, in its own context again.
-                            if !ctx.is_null() {
-                                ffi::PyContext_Enter(ctx);
+                            if context::enter(l, b).is_err() {
+                                return end(rt, m, g, Ended::Error, fetch(), false);
                             }
                             continue;
                         }
                     }
                 }
-                leave_context(ctx);
+                context::leave(l, b);
                 return Outcome::Yield;
             }
             if value == ffi::Py_None() {
-                leave_context(ctx);
+                context::leave(l, b);
                 return Outcome::Yield;
             }
             throw = foreign(value);
         }
-    }
-}
-
-unsafe fn leave_context(ctx: *mut PyObject) {
-    if !ctx.is_null() {
-        // SAFETY: entered by `resume` on this thread.
-        unsafe { ffi::PyContext_Exit(ctx) };
     }
 }
 
@@ -184,9 +174,23 @@ unsafe fn first(g: PyG, cancelled: bool) -> First {
         if ffi::PyCoro_CheckExact(r) == 0 {
             return First::Ended(Ended::Value, r);
         }
+        let mut claimed = 0;
+        if ffi::Py_REFCNT(r) > 1 {
+            // Others know it: nobody else may drive it.
+            if !is_unstarted(r) || !go::claim(r) {
+                errors::runtime_error(&format!(
+                    "{} runs elsewhere or has ended: it cannot become a goroutine",
+                    errors::repr(r)
+                ));
+                ffi::Py_DECREF(r);
+                return First::Ended(Ended::Error, null_mut());
+            }
+            claimed = go::CLAIMED;
+        }
         clear_call(g);
         (*b).what = r;
         (*b).form = Form::Coroutine;
+        (*b).nargs = claimed;
         First::Coroutine
     }
 }
@@ -265,12 +269,6 @@ unsafe fn throw_in(
     }
 }
 
-/// The body raised.
-unsafe fn end_with_error(rt: Rt, m: &M<Py>, g: PyG, ctx: *mut PyObject) -> Outcome {
-    // SAFETY: as in `resume`.
-    unsafe { end(rt, m, g, Ended::Error, null_mut(), ctx) }
-}
-
 /// The end: outcome, joiners, callbacks. `value` is owned; null with Ended::Error means the error that is set.
 unsafe fn end(
     rt: Rt,
@@ -278,7 +276,7 @@ unsafe fn end(
     g: PyG,
     how: Ended,
     value: *mut PyObject,
-    ctx: *mut PyObject,
+    entered: bool,
 ) -> Outcome {
     let b = g.body.get();
     // SAFETY: as in `resume`.
@@ -291,7 +289,9 @@ unsafe fn end(
             Ended::Cancelled => (how, goroutine::cancelled_outcome(g, null_mut())),
             other => (other, value),
         };
-        leave_context(ctx);
+        if entered {
+            context::leave(local(), b);
+        }
         if rt.forked() {
             // This is a child, forked by the body: nobody joins here, and there is no loop to go back to.
             goroutine::end_child(how, value);
@@ -299,12 +299,12 @@ unsafe fn end(
         // What it held goes before joiners see the end: they may count references.
         clear_call(g);
         clear(&raw mut (*b).ctx);
-        (*b).outcome = value;
-        (*b).trace = if how == Ended::Error {
+        let trace = if how == Ended::Error {
             ffi::PyException_GetTraceback(value)
         } else {
             null_mut()
         };
+        (*b).set_outcome(value, trace);
         (*b).end.store(how as u8, Ordering::Release);
         m.set_goroutine(None);
         rt.finish(m, g);

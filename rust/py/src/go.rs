@@ -11,6 +11,7 @@ use pyo3::ffi::{self, PyObject};
 
 use crate::args::parse;
 use crate::body::{Body, Form, INLINE, Owned};
+use crate::context::{self, Hold};
 use crate::errors::{Raised, Res, guard, repr, runtime_error, type_error};
 use crate::goroutine;
 use crate::rt::{PyG, Rt, finalizing, rt};
@@ -19,6 +20,9 @@ use crate::site;
 /// Coroutine objects that are goroutines now: the same one must not be driven twice, on free-threaded builds that
 /// crashes the interpreter. Only those that users gave (or that are shared) are here. Addresses, not references.
 static DRIVEN: Lock<Option<HashSet<usize>>> = Lock::new(None);
+
+/// `Body::nargs` of a coroutine that is in `DRIVEN`: `unclaim` it at its end.
+pub const CLAIMED: u8 = 1;
 
 /// Notes that `coroutine` is a goroutine from now on; false if it is one already.
 pub fn claim(coroutine: *mut PyObject) -> bool {
@@ -41,6 +45,7 @@ pub struct Parts {
     args: [*mut PyObject; INLINE],
     nargs: u8,
     form: Form,
+    hold: Hold,
     ctx: *mut PyObject,
     site: u32,
 }
@@ -54,6 +59,7 @@ impl Parts {
             (*b).args = self.args;
             (*b).nargs = self.nargs;
             (*b).form = self.form;
+            (*b).hold = self.hold;
             (*b).ctx = self.ctx;
             (*b).site = self.site;
         }
@@ -73,13 +79,6 @@ impl Parts {
     }
 }
 
-/// A copy of the caller's context.
-pub fn copy_context() -> Res<*mut PyObject> {
-    // SAFETY: attached.
-    let ctx = unsafe { ffi::PyContext_CopyCurrent() };
-    if ctx.is_null() { Err(Raised) } else { Ok(ctx) }
-}
-
 /// Checks `f` and collects what `f(*args)` needs.
 ///
 /// # Safety
@@ -97,6 +96,7 @@ pub unsafe fn parts(
             args: [null_mut(); INLINE],
             nargs: 0,
             form: Form::Call,
+            hold: Hold::Empty,
             ctx: null_mut(),
             site: site::here(),
         };
@@ -119,6 +119,7 @@ pub unsafe fn parts(
                 )));
             }
             p.form = Form::Coroutine;
+            p.nargs = CLAIMED;
         } else if ffi::PyCallable_Check(f) == 0 {
             return Err(type_error(&format!(
                 "go() needs a callable or a coroutine, not {} of type {}",
@@ -153,8 +154,8 @@ pub unsafe fn parts(
             p.nargs = n as u8;
         }
         ffi::Py_INCREF(f);
-        match copy_context() {
-            Ok(c) => p.ctx = c,
+        match context::capture() {
+            Ok((hold, ctx)) => (p.hold, p.ctx) = (hold, ctx),
             Err(e) => {
                 p.discard();
                 return Err(e);
@@ -284,9 +285,12 @@ pub unsafe extern "C" fn go_many(
     _: *mut PyObject,
     args: *const *mut PyObject,
     n: ffi::Py_ssize_t,
-    _kw: *mut PyObject,
+    kw: *mut PyObject,
 ) -> *mut PyObject {
     guard(|| {
+        if !kw.is_null() {
+            return Err(type_error("go_many() takes no keyword arguments"));
+        }
         if n != 2 {
             return Err(type_error(&format!(
                 "go_many() takes a function and an iterable ({n} arguments given)"

@@ -15,10 +15,11 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
 use crate::args::{parse, timeout};
-use crate::body::{Ended, Owned};
+use crate::body::{Callback, Ended, Owned};
 use crate::door::{self, Waited};
 use crate::errors::{
-    self, Raised, Res, attached, guard, repr, restore, runtime_error, timeout_error, type_error,
+    self, Raised, Res, aside, attached, guard, repr, restore, runtime_error, timeout_error,
+    type_error,
 };
 use crate::ops;
 use crate::rawtype::{StaticType, fast, getter, getters, methods, noargs};
@@ -220,7 +221,7 @@ unsafe extern "C" fn traverse(h: *mut PyObject, visit: ffi::visitproc, arg: *mut
             return 0;
         }
         let b = g.body.get();
-        for p in [(*b).outcome, (*b).trace] {
+        for p in [(*b).outcome(), (*b).trace()] {
             if !p.is_null() {
                 let r = visit(p, arg);
                 if r != 0 {
@@ -239,9 +240,10 @@ unsafe extern "C" fn clear(h: *mut PyObject) -> c_int {
         if g.waker.word.phase() == Phase::Done {
             let b = g.body.get();
             (*b).take();
-            crate::body::clear(&raw mut (*b).trace);
-            let outcome = std::mem::replace(&mut (*b).outcome, ffi::Py_NewRef(ffi::Py_None()));
+            let (outcome, trace) = ((*b).outcome(), (*b).trace());
+            (*b).set_outcome(ffi::Py_NewRef(ffi::Py_None()), null_mut());
             ffi::Py_XDECREF(outcome);
+            ffi::Py_XDECREF(trace);
         }
     }
     0
@@ -345,8 +347,8 @@ pub fn outcome(g: PyG) -> Res<*mut PyObject> {
     unsafe {
         (*b).take();
         match (*b).ended() {
-            Ended::Value => Ok(ffi::Py_NewRef((*b).outcome)),
-            _ => Err(restore((*b).outcome, (*b).trace)),
+            Ended::Value => Ok(ffi::Py_NewRef((*b).outcome())),
+            _ => Err(restore((*b).outcome(), (*b).trace())),
         }
     }
 }
@@ -450,7 +452,7 @@ unsafe extern "C" fn exception(
             Ok(ffi::Py_NewRef(if (*b).ended() == Ended::Value {
                 ffi::Py_None()
             } else {
-                (*b).outcome
+                (*b).outcome()
             }))
         }
     })
@@ -492,12 +494,27 @@ pub fn ask_cancel(g: PyG, reason: *mut PyObject) -> bool {
     if is_done(g) || g.epoch.load(Ordering::Relaxed) != rt.epoch() {
         return false;
     }
-    // The reason first: whoever delivers the cancel reads it. One that was not delivered yet is kept.
+    // The reason first: whoever delivers the cancel reads it. That of one that was not delivered yet is kept; under
+    // the lock, so that of two cancels the first brings its reason.
     // SAFETY: attached; a valid object or null.
-    let new = (!reason.is_null() && !g.waker.word.cancel_pending())
-        .then(|| unsafe { Owned::new(reason) });
-    let old = new.and_then(|r| g.latch_or_make().with(|e, _| e.reason.replace(r)));
-    let said = g.waker.word.cancel();
+    let new = (!reason.is_null()).then(|| unsafe { Owned::new(reason) });
+    let latch = if new.is_some() {
+        Some(g.latch_or_make())
+    } else {
+        g.latch()
+    };
+    let word = &g.waker.word;
+    let (said, old) = match latch {
+        Some(l) => l.with(|e, _| {
+            if word.cancel_asked() {
+                (word.cancel(), new)
+            } else {
+                let old = std::mem::replace(&mut e.reason, new);
+                (word.cancel(), old)
+            }
+        }),
+        None => (word.cancel(), None),
+    };
     if said == Cancel::Wake {
         // SAFETY: the cancel won a parked waiter.
         unsafe { rt.wake(&raw const g.waker) };
@@ -517,9 +534,16 @@ unsafe extern "C" fn add_done_callback(h: *mut PyObject, f: *mut PyObject) -> *m
                 repr(f)
             )));
         }
-        // SAFETY: attached.
-        let owned = unsafe { Owned::new(f) };
-        let mut late = Some(owned);
+        // SAFETY: attached, valid objects; the copy is owned.
+        let mut late = unsafe {
+            let ctx = crate::context::copy_current()?;
+            let made = Callback {
+                f: Owned::new(f),
+                ctx: Owned::new(ctx),
+            };
+            ffi::Py_DECREF(ctx);
+            Some(made)
+        };
         g.latch_or_make();
         gorun_core::wait::join_fence();
         if !is_done(g) {
@@ -535,8 +559,32 @@ unsafe extern "C" fn add_done_callback(h: *mut PyObject, f: *mut PyObject) -> *m
     })
 }
 
+/// Takes callbacks out again, by identity; those that have run are gone anyway.
+unsafe extern "C" fn drop_done_callback(h: *mut PyObject, f: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: the interpreter's call on a handle, one argument.
+        let g = unsafe { of(h) };
+        let mut out = Vec::new();
+        if let Some(l) = g.latch() {
+            l.with(|e, _| {
+                let mut i = 0;
+                while i < e.callbacks.len() {
+                    if e.callbacks[i].f.as_ptr() == f {
+                        out.push(e.callbacks.remove(i));
+                    } else {
+                        i += 1;
+                    }
+                }
+            });
+        }
+        drop(out); // not under the lock
+        // SAFETY: a static.
+        Ok(unsafe { ffi::Py_NewRef(ffi::Py_None()) })
+    })
+}
+
 /// Runs done callbacks in order; their errors go to the excepthook. No goroutine is current meanwhile.
-pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Owned>) {
+pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Callback>) {
     if callbacks.is_empty() {
         return;
     }
@@ -544,10 +592,14 @@ pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Owned>) {
     let before = m.and_then(|m| m.set_goroutine(None));
     // SAFETY: attached; the caller keeps `g`.
     let h = unsafe { handle(g) };
-    for f in callbacks {
-        // SAFETY: attached, valid objects.
+    for c in callbacks {
+        // SAFETY: attached, valid objects; the context is this callback's own, so it can be entered.
         unsafe {
-            let r = ffi::PyObject_CallOneArg(f.as_ptr(), h);
+            ffi::PyContext_Enter(c.ctx.as_ptr());
+            let r = ffi::PyObject_CallOneArg(c.f.as_ptr(), h);
+            aside(|| {
+                ffi::PyContext_Exit(c.ctx.as_ptr());
+            });
             if r.is_null() {
                 let exc = errors::fetch();
                 report(exc, h);
@@ -589,17 +641,17 @@ fn report(exc: *mut PyObject, h: *mut PyObject) {
 pub fn report_unasked(_rt: Rt, g: PyG) {
     // SAFETY: attached; Done: read-only.
     unsafe {
-        let exc = (*g.body.get()).outcome;
+        let exc = (*g.body.get()).outcome();
         if exc.is_null() || ffi::PyErr_GivenExceptionMatches(exc, ffi::PyExc_SystemExit) != 0 {
             return;
         }
         let h = handle(g);
         ffi::PyException_SetTraceback(
             exc,
-            if (*g.body.get()).trace.is_null() {
+            if (*g.body.get()).trace().is_null() {
                 ffi::Py_None()
             } else {
-                (*g.body.get()).trace
+                (*g.body.get()).trace()
             },
         );
         report(exc, h);
@@ -711,19 +763,81 @@ pub unsafe fn init() -> Res<()> {
         ml_doc: doc.as_ptr(),
     };
     let table = methods(vec![
-        fast(c"result", result, c"result($self, timeout=None)\n--\n\nWaits for the end and returns the value, or raises the error."),
-        fast(c"exception", exception, c"exception($self, timeout=None)\n--\n\nWaits for the end and returns the error, or None."),
-        fast(c"cancel", cancel, c"cancel($self, reason=None)\n--\n\nAsks the goroutine to end; False if it has."),
+        fast(c"result", result, c"result($self, timeout=None)\n--\n
+Wait for the end, at most timeout seconds (None: for ever), and return what the body returned.
+
+Raises what the body raised, with its first traceback each time; GoroutineCancelled if it was
+cancelled; TimeoutError when the time is up; RuntimeError in the goroutine itself. A cancel point.
+
+>>> import gorun
+>>> gorun.go(divmod, 7, 2).result(timeout=10.0)
+(3, 1)
+"),
+        fast(c"exception", exception, c"exception($self, timeout=None)\n--\n
+Wait for the end, as result does, and return the error of the body, or None if it returned.
+
+A cancelled goroutine gives a GoroutineCancelled.
+
+>>> import gorun
+>>> gorun.go(divmod, 7, 0).exception()
+ZeroDivisionError('integer division or modulo by zero')
+"),
+        fast(c"cancel", cancel, c"cancel($self, reason=None)\n--\n
+Ask the goroutine to end: Cancelled, with this reason, is raised at its next cancel point.
+
+False if it has ended already. A second call before the delivery changes nothing. One that has not
+begun never runs. Where Go has context.Context, which gorun has too.
+
+>>> import gorun
+>>> g = gorun.go(gorun.sleep, 3600)
+>>> g.cancel('enough'), type(g.exception()).__name__
+(True, 'GoroutineCancelled')
+"),
         fast(c"_wait", wait, c"_wait($self, timeout=None)\n--\n\nWaits for the end; True if it came in time."),
-        noargs(c"done", done, c"done($self, /)\n--\n\nTrue once it has ended."),
+        noargs(c"done", done, c"done($self, /)\n--\n
+True once it has ended; never waits.
+
+>>> import gorun
+>>> g = gorun.go(abs, -1)
+>>> g.result(), g.done()
+(1, True)
+"),
         noargs(c"_failed", failed, c"_failed($self, /)\n--\n\nTrue if it ended with an error."),
-        noargs(c"cancelled", was_cancelled, c"cancelled($self, /)\n--\n\nTrue if it ended by a cancel."),
-        one(c"add_done_callback", add_done_callback, ffi::METH_O, c"add_done_callback($self, fn, /)\n--\n\nCalls fn(goroutine) at the end, or at once if it has ended."),
+        noargs(c"cancelled", was_cancelled, c"cancelled($self, /)\n--\n
+True if it has ended by a cancel; never waits.
+
+>>> import gorun
+>>> g = gorun.go(abs, -1)
+>>> g.result(), g.cancelled()
+(1, False)
+"),
+        one(c"add_done_callback", add_done_callback, ffi::METH_O, c"add_done_callback($self, fn, /)\n--\n
+Call fn(goroutine) at the end, on the thread that ends it, or at once if it has ended.
+
+Callbacks run in the order of adding, each in a copy of the context of this call; current() is None
+there, and their errors go to excepthook. Raises TypeError unless fn is callable.
+
+>>> import gorun
+>>> g = gorun.go(abs, -1)
+>>> g.result()
+1
+>>> g.add_done_callback(lambda g: print('ended with', g.result()))
+ended with 1
+"),
+        one(c"_drop_done_callback", drop_done_callback, ffi::METH_O, c"_drop_done_callback($self, fn, /)\n--\n\nTakes a callback back, if it has not been called."),
         one(c"__class_getitem__", class_getitem, ffi::METH_O | ffi::METH_CLASS, c"Goroutine[T]"),
     ]);
     let props = getters(vec![
-        getter(c"id", get_id, c"Its number: from 1, never reused."),
-        getter(c"name", get_name, c"Its name."),
+        getter(
+            c"id",
+            get_id,
+            c"The number of the goroutine: from 1, never reused.",
+        ),
+        getter(
+            c"name",
+            get_name,
+            c"The name that spawn gave it, else goroutine-N.",
+        ),
     ]);
     // SAFETY: at import; everything set here lives for ever.
     unsafe {
@@ -731,7 +845,19 @@ pub unsafe fn init() -> Res<()> {
         (*as_async).am_await = Some(am_await);
         TYPE.ready(
             c"gorun.Goroutine",
-            c"A goroutine: the handle that go() returns.",
+            c"A goroutine's handle, made by go, spawn and go_many: join it, cancel it, await it.
+
+The goroutine lives on without its handle; an error that nobody asked for goes to excepthook when
+the last handle is gone. Go has no such handle: there one writes a channel for the result.
+
+>>> import gorun
+>>> async def double(n: int) -> int:
+...     return 2 * n
+>>> async def main() -> int:
+...     return await gorun.go(double, 21)
+>>> gorun.run(main)
+42
+",
             size_of::<Handle>(),
             |t| {
                 t.tp_dealloc = Some(dealloc);
@@ -748,7 +874,13 @@ pub unsafe fn init() -> Res<()> {
     }
 }
 
-/// The current goroutine's handle, or None.
+/// The goroutine that runs here, or None outside of one (and in done callbacks).
+///
+/// >>> import gorun
+/// >>> gorun.current() is None
+/// True
+/// >>> gorun.go(lambda: gorun.current().name).result().startswith("goroutine-")
+/// True
 #[pyfunction]
 pub fn current(py: Python<'_>) -> PyResult<Py<PyAny>> {
     let Some((_, g)) = rt().current_goroutine() else {

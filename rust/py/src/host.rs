@@ -103,6 +103,12 @@ impl Host for Py {
 
     fn m_stopping(rt: Rt, id: u32) {
         crate::probe::unwatch(rt, id);
+        // SAFETY: attached, on the M's own thread.
+        unsafe {
+            crate::context::drop_scratch(crate::local::local());
+            crate::ops::drop_spare();
+            crate::context::drop_snapshot();
+        }
     }
 }
 

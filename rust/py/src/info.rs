@@ -14,6 +14,7 @@ pub fn state_name(g: PyG) -> &'static str {
     let blocked = g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0;
     match g.waker.word.phase() {
         Phase::Runnable if !blocked => "runnable",
+        Phase::Running if !blocked && !rt().is_on_an_m(g) => "runnable",
         Phase::Running if !blocked => "running",
         Phase::Parked if !blocked => "waiting",
         Phase::New | Phase::Done => "ended",
@@ -38,7 +39,6 @@ fn standing(py: Python<'_>, g: PyG) -> Option<String> {
     };
     if let Park::Fired(_) = g.waker.word.park() {
         // Somebody woke it meanwhile and left the queueing to us.
-        g.waker.word.yield_now();
         rt().ready(g);
     }
     place
@@ -80,7 +80,7 @@ pub fn _goroutines(py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let state = state_name(g);
         if state != "ended" && g.id.load(Ordering::Relaxed) != 0 {
             let waits = matches!(state, "waiting" | "blocked");
-            let since = g.since.load(Ordering::Relaxed);
+            let since = g.since();
             let waiting = if waits {
                 now.saturating_sub(since) as f64 / 1e9
             } else {
@@ -187,7 +187,11 @@ pub fn _stats(py: Python<'_>) -> PyResult<Py<PyAny>> {
         .unbind())
 }
 
-/// How many goroutines have not ended.
+/// How many goroutines have not ended. Go's `runtime.NumGoroutine`.
+///
+/// >>> import gorun
+/// >>> gorun.num_goroutine()
+/// 0
 #[pyfunction]
 pub fn num_goroutine() -> u64 {
     let (created, ended) = rt().counts();

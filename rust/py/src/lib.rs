@@ -6,6 +6,7 @@
 
 mod args;
 mod body;
+mod context;
 mod door;
 mod drive;
 mod errors;
@@ -14,6 +15,7 @@ mod goroutine;
 mod host;
 mod info;
 mod latch;
+mod local;
 mod ops;
 mod probe;
 mod rawtype;
@@ -102,6 +104,7 @@ fn _max_threads(n: u32) -> u32 {
 #[pyfunction]
 fn _init(procs: u32, max_threads: u32) {
     rt::init(procs, max_threads);
+    context::set_up();
     host::set_up_probe(rt());
 }
 
@@ -218,7 +221,18 @@ mod _gorun {
                     fast(
                         c"go",
                         go::go,
-                        c"go(fn, /, *args, **kwargs)\n--\n\nRuns fn in a goroutine.",
+                        c"go(fn, /, *args, **kwargs)\n--\n
+Run fn(*args, **kwargs) in a goroutine and return its handle, a Goroutine.
+
+fn is an async def function, any other callable, or a coroutine object (then without arguments).
+The call itself happens in the goroutine: go runs no user code and is no cancel point. Raises
+TypeError for anything else, RuntimeError for a coroutine that was started already and while the
+interpreter goes down. Go's go statement.
+
+>>> import gorun
+>>> gorun.go(pow, 2, 5).result()
+32
+",
                     ),
                 ),
                 (
@@ -234,7 +248,16 @@ mod _gorun {
                     fast(
                         c"go_many",
                         go::go_many,
-                        c"go_many(fn, iterable, /)\n--\n\nOne goroutine per item.",
+                        c"go_many(fn, iterable, /)\n--\n
+Run fn(item) in a goroutine for each item; the list of their handles, in the items' order.
+
+They are submitted in batches, once the iterable is exhausted: cheaper than as many calls of go.
+Raises TypeError unless fn is callable, and what the iterable raises (then nothing was started).
+
+>>> import gorun
+>>> [g.result() for g in gorun.go_many(abs, [-1, -2])]
+[1, 2]
+",
                     ),
                 ),
                 (
@@ -242,7 +265,15 @@ mod _gorun {
                     fast(
                         c"sleep",
                         sleep,
-                        c"sleep(seconds)\n--\n\nBlocks for so long.",
+                        c"sleep(seconds)\n--\n
+Block the calling thread or goroutine for so many seconds (a float, counted by time.monotonic).
+
+A goroutine gives its P away meanwhile; 0 is a gosched. A cancel point. Raises ValueError below 0
+and for NaN, TypeError unless it is a number. Go's time.Sleep.
+
+>>> import gorun
+>>> gorun.sleep(0.001)
+",
                     ),
                 ),
                 (
@@ -250,7 +281,15 @@ mod _gorun {
                     noargs(
                         c"gosched",
                         gosched,
-                        c"gosched()\n--\n\nGives the P away once.",
+                        c"gosched()\n--\n
+Give the P away once, so that another goroutine can run; a cancel point.
+
+A plain goroutine keeps its thread and queues for a P again. In a thread that runs no goroutine it
+yields to other threads. Go's runtime.Gosched.
+
+>>> import gorun
+>>> gorun.gosched()
+",
                     ),
                 ),
                 (
@@ -258,7 +297,16 @@ mod _gorun {
                     fast(
                         c"sleep_async",
                         ops::sleep_async,
-                        c"sleep_async(seconds)\n--\n\nAs sleep, awaited.",
+                        c"sleep_async(seconds)\n--\n
+As sleep, awaited by a goroutine or an asyncio task.
+
+>>> import gorun
+>>> async def main() -> str:
+...     await gorun.sleep_async(0.001)
+...     return 'awake'
+>>> gorun.run(main)
+'awake'
+",
                     ),
                 ),
                 (
@@ -266,7 +314,16 @@ mod _gorun {
                     noargs(
                         c"gosched_async",
                         ops::gosched_async,
-                        c"gosched_async()\n--\n\nAs gosched, awaited.",
+                        c"gosched_async()\n--\n
+As gosched, awaited by a goroutine or an asyncio task.
+
+>>> import gorun
+>>> async def main() -> str:
+...     await gorun.gosched_async()
+...     return 'again'
+>>> gorun.run(main)
+'again'
+",
                     ),
                 ),
             ];

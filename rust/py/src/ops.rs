@@ -18,7 +18,6 @@
 //!   object goes.
 //! - A goroutine's operation is touched by the M that runs the goroutine only.
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
 use std::time::Duration;
@@ -34,6 +33,7 @@ use crate::drive::{Intent, intend};
 use crate::errors::{self, Raised, Res, aside, attached, guard, runtime_error, timeout_error};
 use crate::goroutine;
 use crate::latch::PyLatch;
+use crate::local::local;
 use crate::rawtype::{StaticType, fast, methods, noargs};
 use crate::rt::{PyG, rt};
 
@@ -108,7 +108,12 @@ unsafe fn make(what: What, limit: Option<Duration>, target: *mut PyObject) -> Re
     // SAFETY: attached; the types are ready; all fields are written before anybody sees the object.
     unsafe {
         let op: *mut Op = if target.is_null() {
-            ffi::PyObject_New::<Op>(PLAIN.get())
+            let spare = local().spare_op.replace(null_mut());
+            if spare.is_null() {
+                ffi::PyObject_New::<Op>(PLAIN.get())
+            } else {
+                ffi::PyObject_Init(spare, PLAIN.get()).cast()
+            }
         } else {
             ffi::PyObject_GC_New::<Op>(HOLDING.get())
         };
@@ -279,6 +284,7 @@ impl Op {
     fn start(&mut self, this: *mut PyObject, g: PyG) -> Res<Step> {
         let rt = rt();
         self.g = Some(g);
+        self.state = State::Ended; // unless it waits below
         if g.waker.word.take_cancel() {
             self.state = State::Ended;
             return Err(goroutine::deliver(g));
@@ -382,7 +388,7 @@ impl Op {
             };
             match code {
                 ffi::PySendResult::PYGEN_NEXT => {
-                    FOREIGN_YIELD.set(out);
+                    local().foreign_yield.set(out);
                     Ok(Step::Yield)
                 }
                 ffi::PySendResult::PYGEN_RETURN => {
@@ -521,11 +527,6 @@ impl Op {
     }
 }
 
-thread_local! {
-    /// What the bridge yielded (owned), on its way out of `step`.
-    static FOREIGN_YIELD: Cell<*mut PyObject> = const { Cell::new(null_mut()) };
-}
-
 /// The asyncio loop that runs on this thread, owned, if there is one. Costs a look into `sys.modules` until asyncio is
 /// imported.
 fn running_loop() -> Option<*mut PyObject> {
@@ -537,6 +538,12 @@ fn running_loop() -> Option<*mut PyObject> {
             // SAFETY: attached; borrowed references.
             let there = unsafe {
                 let modules = ffi::PyImport_GetModuleDict();
+                // While nothing was imported the last answer stands.
+                let (l, n) = (local(), ffi::PyDict_Size(modules));
+                if l.modules.get() == n {
+                    return None;
+                }
+                l.modules.set(n);
                 !ffi::PyDict_GetItemWithError(modules, pyo3::intern!(py, "asyncio.events").as_ptr())
                     .is_null()
             };
@@ -577,7 +584,7 @@ pub fn loop_runs_here() -> bool {
 // ---- the slots ----
 
 fn yielded(this: *mut PyObject) -> *mut PyObject {
-    let foreign = FOREIGN_YIELD.replace(null_mut());
+    let foreign = local().foreign_yield.replace(null_mut());
     // SAFETY: attached.
     if foreign.is_null() {
         unsafe { ffi::Py_NewRef(this) }
@@ -692,7 +699,10 @@ unsafe extern "C" fn throw(
             }
             op.withdraw();
             let exc = arg(0);
-            if exc.is_null() {
+            if exc.is_null()
+                || (ffi::PyExceptionInstance_Check(exc) == 0
+                    && ffi::PyExceptionClass_Check(exc) == 0)
+            {
                 return Err(errors::type_error("throw() needs an exception"));
             }
             if ffi::PyType_Check(exc) != 0 {
@@ -847,9 +857,19 @@ unsafe extern "C" fn dealloc(this: *mut PyObject) {
         } else {
             let inner = (*op).inner;
             ffi::Py_XDECREF(inner);
-            ffi::PyObject_Free(this.cast());
+            let spare = local().spare_op.replace(this);
+            if !spare.is_null() {
+                ffi::PyObject_Free(spare.cast());
+            }
         }
     }
+}
+
+/// Frees this thread's spare operation.
+pub fn drop_spare() {
+    let spare = local().spare_op.replace(null_mut());
+    // SAFETY: freed memory of an operation, or null.
+    unsafe { ffi::PyObject_Free(spare.cast()) };
 }
 
 fn warn_unawaited(what: What) {

@@ -1,6 +1,5 @@
 //! The one runtime of this process, and the thread-local M. A fork replaces the runtime in the child.
 
-use std::cell::Cell;
 use std::ptr::null;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
@@ -8,6 +7,7 @@ use gorun_core::runtime::Runtime;
 use gorun_core::sched::{GRef, M};
 
 use crate::host::Py;
+use crate::local::local;
 
 /// The runtime over Python bodies.
 pub type Rt = &'static Runtime<Py>;
@@ -21,18 +21,14 @@ static FINALIZING: AtomicBool = AtomicBool::new(false);
 static PROCS: AtomicU32 = AtomicU32::new(1);
 static MAX_THREADS: AtomicU32 = AtomicU32::new(10_000);
 
-thread_local! {
-    static CURRENT: Cell<*const M<Py>> = const { Cell::new(null()) };
-}
-
 /// The M of this thread, or null.
 pub fn current_m() -> *const M<Py> {
-    CURRENT.get()
+    local().m.get()
 }
 
 /// Sets the M of this thread.
 pub fn set_current_m(m: *const M<Py>) {
-    CURRENT.set(m);
+    local().m.set(m);
 }
 
 /// The runtime.

@@ -3,11 +3,12 @@
 //! Invariants: a site keeps one reference to its code object for ever, so sites are bounded (`MAX`); beyond that, new
 //! ones are unknown. The cost per `go` is one look at the caller's frame and a comparison with the thread's last site.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 
 use gorun_core::prim::Lock;
 use pyo3::ffi::{self, PyObject};
+
+use crate::local::local;
 
 const MAX: usize = 1 << 16;
 
@@ -20,10 +21,6 @@ static SITES: Lock<Sites> = Lock::new(Sites {
     by_key: None,
     all: Vec::new(),
 });
-
-thread_local! {
-    static LAST: Cell<(usize, i32, u32)> = const { Cell::new((0, 0, 0)) };
-}
 
 /// The number of the place where the running Python code stands; 0 is unknown.
 ///
@@ -38,7 +35,7 @@ pub unsafe fn here() -> u32 {
         }
         let code = ffi::PyFrame_GetCode(frame);
         let at = PyFrame_GetLasti(frame);
-        let (last_code, last_at, last) = LAST.get();
+        let (last_code, last_at, last) = local().last_site.get();
         let site = if last_code == code as usize && last_at == at {
             last
         } else {
@@ -72,7 +69,7 @@ unsafe fn intern(code: *mut PyObject, at: i32) -> u32 {
     };
     drop(s);
     if site != 0 {
-        LAST.set((code as usize, at, site));
+        local().last_site.set((code as usize, at, site));
     }
     site
 }

@@ -16,7 +16,16 @@ use crate::latch::fetched;
 use crate::rt::{PyG, rt};
 use crate::{go, site};
 
-/// Runs `fn()` in a goroutine of its own after `seconds`.
+/// Run ``fn()`` in a goroutine of its own after ``seconds`` (a float), also if the timer was dropped.
+///
+/// It sees a copy of the context of the place where the timer was made. Raises ValueError below 0 and
+/// for NaN, TypeError unless ``fn`` is callable. Go's ``time.AfterFunc``.
+///
+/// >>> import gorun
+/// >>> ran = gorun._gorun.Latch()
+/// >>> timer = gorun.Timer(0.001, ran.set)
+/// >>> ran.wait(10.0)
+/// True
 #[pyclass(frozen, name = "Timer", module = "gorun", weakref)]
 pub struct PyTimer {
     f: Py<PyAny>,
@@ -45,19 +54,26 @@ impl PyTimer {
                 (*b).what = f;
                 (*b).form = Form::Call;
                 (*b).nargs = 0;
+                (*b).hold = crate::context::Hold::Own;
                 (*b).ctx = ctx;
                 (*b).site = self.site;
             }
         });
         g.retain();
-        let old = self.armed.lock().replace((g, ticket));
-        debug_assert!(old.is_none());
         rt.add_timer(&g, deadline, ticket);
+        // Another `reset` may have come in between: the last one counts.
+        let old = self.armed.lock().replace((g, ticket));
+        Self::revoke(old);
         Ok(())
     }
 
     fn disarm(&self) -> bool {
-        let Some((g, ticket)) = self.armed.lock().take() else {
+        let armed = self.armed.lock().take();
+        Self::revoke(armed)
+    }
+
+    fn revoke(armed: Option<(PyG, Ticket)>) -> bool {
+        let Some((g, ticket)) = armed else {
             return false;
         };
         let rt = rt();
@@ -96,7 +112,7 @@ impl PyTimer {
         // SAFETY: attached; a new reference.
         let (ctx, site) = unsafe {
             (
-                Bound::from_owned_ptr(py, go::copy_context().map_err(fetched)?),
+                Bound::from_owned_ptr(py, crate::context::copy_current().map_err(fetched)?),
                 site::here(),
             )
         };
@@ -110,12 +126,24 @@ impl PyTimer {
         Ok(t)
     }
 
-    /// Takes it back; True if it had not fired.
+    /// Take it back: True if it had not fired, and then ``fn`` is never called. Go's ``Timer.Stop``.
+    ///
+    /// >>> import gorun
+    /// >>> timer = gorun.Timer(3600, print)
+    /// >>> timer.stop(), timer.stop()
+    /// (True, False)
     fn stop(&self) -> bool {
         self.disarm()
     }
 
-    /// Sets it anew; True if it had not fired.
+    /// Set it to ``seconds`` from now: True if it had not fired. Go's ``Timer.Reset``.
+    ///
+    /// Raises ValueError below 0 and for NaN; the timer is then as it was.
+    ///
+    /// >>> import gorun
+    /// >>> timer = gorun.Timer(3600, print)
+    /// >>> timer.reset(7200.0), timer.stop()
+    /// (True, True)
     fn reset(&self, py: Python<'_>, seconds: &Bound<'_, PyAny>) -> PyResult<bool> {
         let after = sleep_time(seconds.as_ptr(), "seconds").map_err(fetched)?;
         let was = self.disarm();

@@ -156,8 +156,9 @@ impl TimerSlot {
     };
 }
 
-/// A goroutine. `repr(C)`: a pointer to its waker is a pointer to it.
-#[repr(C)]
+/// A goroutine: two cache lines, the first for the scheduler, the second for the body. `repr(C)`: a pointer to its
+/// waker is a pointer to it.
+#[repr(C, align(64))]
 pub struct G<H: Host> {
     /// The waiting part; must stay first.
     pub waker: Waker,
@@ -169,14 +170,12 @@ pub struct G<H: Host> {
     pub id: AtomicU64,
     /// Made by the first joiner or callback; freed with the body.
     latch: AtomicPtr<Latch<H::Ext>>,
-    /// See `flags`.
-    pub flags: AtomicU8,
-    /// Clock of the moment it became runnable, for a sample of all; 0: not sampled.
-    pub ready_at: AtomicU64,
-    /// Coarse clock of the moment it began to wait.
-    pub since: AtomicU64,
+    /// A moment: with bit 0 set, when it became runnable (for a sample of all); else, coarsely, when it began to wait.
+    stamp: AtomicU64,
     /// The owner's timer entry while it waits. Only by the owner.
     pub timer: Cell<TimerSlot>,
+    /// See `flag`.
+    pub flags: AtomicU8,
     /// What it runs. See the file head.
     pub body: UnsafeCell<H::Body>,
 }
@@ -260,12 +259,36 @@ impl<H: Host> G<H> {
             epoch: AtomicU32::new(0),
             id: AtomicU64::new(0),
             latch: AtomicPtr::new(std::ptr::null_mut()),
-            flags: AtomicU8::new(0),
-            ready_at: AtomicU64::new(0),
-            since: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
             timer: Cell::new(TimerSlot::NONE),
+            flags: AtomicU8::new(0),
             body: UnsafeCell::new(H::Body::default()),
         }
+    }
+
+    /// Notes when it became runnable, to be measured by `take_ready`. By whoever queues it.
+    pub fn set_ready(&self, now: u64) {
+        self.stamp.store(now | 1, Ordering::Relaxed);
+    }
+
+    /// When it became runnable, if that was noted; once. By the M that runs it.
+    pub fn take_ready(&self) -> Option<u64> {
+        let t = self.stamp.load(Ordering::Relaxed);
+        if t & 1 == 0 {
+            return None;
+        }
+        self.stamp.store(t & !1, Ordering::Relaxed);
+        Some(t)
+    }
+
+    /// Notes when it began to wait. By the owner.
+    pub fn set_since(&self, now: u64) {
+        self.stamp.store(now & !1, Ordering::Relaxed);
+    }
+
+    /// When it began to wait, coarsely; for lists.
+    pub fn since(&self) -> u64 {
+        self.stamp.load(Ordering::Relaxed)
     }
 
     /// Sets the count. Only by the allocator's caller.

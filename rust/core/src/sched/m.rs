@@ -201,9 +201,8 @@ impl<H: Host> Runtime<H> {
     fn run(&'static self, m: &M<H>, g: GRef<H>) {
         let p = m.p.get().expect("find leaves a P when it returns work");
         p.runs.add(1);
-        let at = g.ready_at.load(Ordering::Relaxed);
-        if at != 0 {
-            self.note_ready(p, &g, at);
+        if let Some(at) = g.take_ready() {
+            self.note_ready(p, at);
         }
         m.g.set(Some(g));
         m.ctl.g.store(g.as_ptr(), Ordering::Relaxed);
@@ -229,13 +228,10 @@ impl<H: Host> Runtime<H> {
                     p.parks.add(1);
                 }
             }
-            Outcome::Yield => {
-                g.waker.word.yield_now();
-                match m.p.get() {
-                    Some(p) if held => p.push_back(g, &self.global),
-                    _ => self.submit(super::queue::Packet::One(g)),
-                }
-            }
+            Outcome::Yield => match m.p.get() {
+                Some(p) if held => p.push_back(g, &self.global),
+                _ => self.submit(super::queue::Packet::One(g)),
+            },
         }
         if !held {
             m.ctl.without_p.store(false, Ordering::Relaxed);

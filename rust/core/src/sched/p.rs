@@ -19,7 +19,7 @@ use super::timers::Shard;
 use crate::host::Host;
 
 /// Length at which half of the local queue moves to the global one.
-const LOCAL_MAX: usize = 2 * queue::BATCH;
+const LOCAL_MAX: usize = 1 << 20;
 /// Goroutine numbers are taken in blocks.
 const ID_BLOCK: u64 = 16;
 

@@ -35,7 +35,7 @@ pub enum Phase {
     New,
     /// In a run queue.
     Runnable,
-    /// An M runs it (or it is a thread that does not wait).
+    /// An M runs it, or it has yielded and lies in a run queue (or it is a thread that does not wait).
     Running,
     /// Off its M until somebody fires.
     Parked,
@@ -183,17 +183,14 @@ impl StateWord {
         won
     }
 
-    /// Runnable to Running: by the M that took it from a queue. True if a cancel is pending and not shielded.
+    /// Runnable to Running: by the M that took it from a queue. One that yielded is Running already: a yield leaves the
+    /// word alone, which saves two read-modify-writes per switch. True if a cancel is pending and not shielded.
     pub fn start(&self) -> bool {
-        let old = self.0.fetch_add(RUNNING - RUNNABLE, Ordering::AcqRel);
-        debug_assert_eq!(old & PHASE, RUNNABLE);
+        let mut old = self.0.load(Ordering::Acquire);
+        if old & PHASE == RUNNABLE {
+            old = self.0.fetch_add(RUNNING - RUNNABLE, Ordering::AcqRel);
+        }
         old & (PENDING | SHIELD) == PENDING
-    }
-
-    /// Running to Runnable: by the M, before it queues the goroutine again.
-    pub fn yield_now(&self) {
-        let old = self.0.fetch_sub(RUNNING - RUNNABLE, Ordering::AcqRel);
-        debug_assert_eq!(old & PHASE, RUNNING);
     }
 
     /// Running to Done. True if an undelivered cancel was still pending.
@@ -325,6 +322,12 @@ impl StateWord {
         self.0.load(Ordering::Relaxed) & PENDING != 0
     }
 
+    /// True if a cancel was asked for and is not delivered yet, whether it cut a wait or is pending.
+    pub fn cancel_asked(&self) -> bool {
+        let w = self.0.load(Ordering::Relaxed);
+        w & PENDING != 0 || (w & ARMED == 0 && Verdict::of(w) == Some(Verdict::Cancel))
+    }
+
     /// Turns the shield on or off; the previous setting. By the owner.
     pub fn set_shield(&self, on: bool) -> bool {
         self.update(|w| if on { w | SHIELD } else { w & !SHIELD }) & SHIELD != 0
@@ -336,7 +339,7 @@ impl StateWord {
     }
 
     /// Takes a parked waiter aside so that its frame can be looked at: it counts as running and un-parked meanwhile,
-    /// whoever fires leaves the waking to the inspector, who must call `park` and wake it on `Fired`.
+    /// whoever fires leaves the waking to the inspector, who must call `park` and queue it on `Fired`.
     pub fn inspect(&self) -> bool {
         let mut won = false;
         self.update(|w| {

@@ -5,6 +5,7 @@
 //!   which it would fire, so the pointer is good whenever it is used.
 //! - What fires here flips states and collects goroutines to be queued; it runs detached as well as attached.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::g::{GRef, TimerSlot, Waker};
@@ -53,21 +54,24 @@ impl Shard {
         self.len() == 0
     }
 
-    /// Arms a timer; true beside the slot if it is now the earliest of the shard.
+    /// Arms a timer and notes it in `slot`, under the lock: when it fires, the note is there. True if it is now the
+    /// earliest of the shard.
     pub fn add(
         &self,
         id: u32,
         deadline: u64,
         waker: *const Waker,
         ticket: Ticket,
-    ) -> (TimerSlot, bool) {
+        slot: &Cell<TimerSlot>,
+    ) -> bool {
         let mut wheel = self.wheel.lock();
         let key = wheel.insert(deadline, TimerRef { waker, ticket });
+        slot.set(TimerSlot { shard: id, key });
         let earliest = deadline < self.next.load(Ordering::Relaxed);
         if earliest {
             self.next.store(deadline, Ordering::Release);
         }
-        (TimerSlot { shard: id, key }, earliest)
+        earliest
     }
 
     /// Takes a timer out; nothing happens if it has fired.

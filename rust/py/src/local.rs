@@ -1,0 +1,56 @@
+//! Everything thread-local, in one place: in a shared library each look-up of a thread-local is a call, so hot paths get
+//! the address once.
+//!
+//! Invariant: cells only, no `&mut`: callbacks from Python reach the same thread's values at any time.
+
+use std::cell::Cell;
+use std::ptr::{null, null_mut};
+
+use gorun_core::sched::M;
+use pyo3::ffi::PyObject;
+
+use crate::context::{Scratch, Snapshot};
+use crate::drive::Intent;
+use crate::host::Py;
+
+/// The values of one thread.
+pub struct Local {
+    /// Its M, or null.
+    pub m: Cell<*const M<Py>>,
+    /// The operation that yields itself next, and what it asks for.
+    pub intent: Cell<(*mut PyObject, Intent)>,
+    /// What the asyncio bridge yielded (owned), on its way out of an operation.
+    pub foreign_yield: Cell<*mut PyObject>,
+    /// A freed plain operation, to be used again: a yield allocates nothing.
+    pub spare_op: Cell<*mut PyObject>,
+    /// See `context.rs`.
+    pub scratch: Cell<Scratch>,
+    /// See `context.rs`.
+    pub snapshot: Cell<Snapshot>,
+    /// See `site.rs`: code, instruction, number.
+    pub last_site: Cell<(usize, i32, u32)>,
+    /// Number of imported modules when asyncio was last found missing.
+    pub modules: Cell<isize>,
+}
+
+thread_local! {
+    static LOCAL: Local = const {
+        Local {
+            m: Cell::new(null()),
+            intent: Cell::new((null_mut(), Intent::None)),
+            foreign_yield: Cell::new(null_mut()),
+            spare_op: Cell::new(null_mut()),
+            scratch: Cell::new(Scratch::NONE),
+            snapshot: Cell::new(Snapshot::NONE),
+            last_site: Cell::new((0, 0, 0)),
+            modules: Cell::new(-1),
+        }
+    };
+}
+
+/// This thread's values. The result must not leave the thread (nothing here is Sync, so it cannot).
+pub fn local() -> &'static Local {
+    let p: *const Local = LOCAL.with(|l| std::ptr::from_ref(l));
+    // SAFETY: nothing in it has a destructor, so it is valid until the thread is gone, and we are on it.
+    unsafe { &*p }
+}

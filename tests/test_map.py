@@ -1,0 +1,1056 @@
+"""`gorun.map` on threads. Each guarantee names the change to the code that its test was seen to catch."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import gc
+import itertools
+import math
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import gorun
+from gorun._map import flow
+
+HANG = 30.0  # seconds that only a broken run takes
+
+
+class Counted:
+    """An endless input that counts what was pulled, and by which threads."""
+
+    def __init__(self, end: float = math.inf) -> None:
+        self.pulled = 0
+        self.by: set[int] = set()
+        self.end = end
+
+    def __iter__(self) -> Counted:
+        return self
+
+    def __next__(self) -> int:
+        if self.pulled >= self.end:
+            raise StopIteration
+        self.by.add(threading.get_ident())
+        self.pulled += 1
+        return self.pulled - 1
+
+
+class Gate:
+    """What items wait at. Opened when the test ends, come what may."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wait(self) -> None:
+        assert self._event.wait(HANG), "nobody opened the gate"
+
+    def open(self) -> None:
+        self._event.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def until(true: Callable[[], object]) -> None:
+    """Waits for what another thread is about to do."""
+    limit = time.monotonic() + HANG
+    while not true():
+        assert time.monotonic() < limit, "it never came true"
+        time.sleep(0.001)
+
+
+# ---- results ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 17, 5000])
+@pytest.mark.parametrize(
+    "options", [{}, {"workers": 1}, {"workers": 7}, {"chunk": 3}, {"chunk": 4, "buffer": 5}]
+)
+def test_gives_what_the_builtin_gives(ordered: bool, n: int, options: dict[str, Any]) -> None:
+    found = list(gorun.map(square, range(n), ordered=ordered, **options))
+    assert list(map(square, range(n))) == (found if ordered else sorted(found))
+
+
+def test_several_iterables_end_with_the_shortest() -> None:
+    assert [3, 6] == list(gorun.map(lambda a, b, c: a + b + c, [0, 1, 2], (1, 2, 3), iter([2, 3])))
+
+
+@pytest.mark.no_matrix
+def test_a_map_is_an_iterator_and_no_public_name_shadows_the_builtin() -> None:
+    m = gorun.map(square, [1])
+    assert iter(m) is m
+    assert isinstance(m, Iterator)
+    assert "map" not in gorun.__all__
+
+
+def test_many_items() -> None:
+    n = 100_000
+    assert n * (n - 1) // 2 == sum(gorun.map(lambda i: i, range(n)))
+
+
+def test_order_is_the_inputs_whatever_ends_first(gate: Gate) -> None:
+    # Mutation: `_look` admits what has landed, as for ordered=False.
+    def item(n: int) -> int:
+        if n == 0:
+            gate.wait()
+        if n == 3:
+            gate.open()
+        return n
+
+    assert list(range(8)) == list(gorun.map(item, range(8), workers=2))
+
+
+def test_unordered_gives_each_as_it_comes(gate: Gate) -> None:
+    # Mutation: `by_number` is True always: the front then waits for item 0 and is never woken.
+    def item(n: int) -> int:
+        if n == 0:
+            gate.wait()
+        return n
+
+    found = []
+    for n in gorun.map(item, range(6), workers=2, ordered=False):
+        found.append(n)
+        if len(found) == 5:
+            gate.open()
+    assert found[-1] == 0
+    assert list(range(6)) == sorted(found)
+
+
+def test_an_item_may_wait_for_its_neighbour() -> None:
+    # Mutation: without `chunk`, a worker takes two items at a time.
+    meet = threading.Barrier(2)
+
+    def item(n: int) -> int:
+        if n >= 3000:  # by then the run-ahead for short items is long
+            meet.wait(HANG)
+        return n
+
+    assert list(range(3060)) == list(gorun.map(item, range(3060), workers=2))
+
+
+def test_the_caller_may_release_an_item_by_taking_the_one_before() -> None:
+    # Mutation: answers are put down ten at a time.
+    given = [threading.Event() for _ in range(40)]
+
+    def item(n: int) -> int:
+        assert n == 0 or given[n - 1].wait(HANG)
+        return n
+
+    for n in gorun.map(item, range(40), workers=2):
+        given[n].set()
+
+
+# ---- laziness and the input ---------------------------------------------------------------------
+
+
+def test_nothing_happens_before_the_first_next() -> None:
+    # Mutation: the constructor of `Flow` takes a step.
+    ran: list[int] = []
+    source = Counted()
+    before = gorun.num_goroutine()
+    m = gorun.map(ran.append, source)
+    assert (0, [], before) == (source.pulled, ran, gorun.num_goroutine())
+    m.close()
+
+
+@pytest.mark.parametrize("buffer", [1, 2, 3, 8, 100])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_buffer_bounds_the_run_ahead(buffer: int, ordered: bool) -> None:
+    # Mutations: `room` counts nothing of what is out; `room` is one more; `room` is one less.
+    source = Counted()
+    with gorun.map(square, source, workers=2, buffer=buffer, ordered=ordered) as m:
+        next(m)
+        assert source.pulled == 1 + buffer
+        for given in range(2, 500):
+            next(m)
+            assert source.pulled <= given + buffer
+
+
+def test_an_endless_input_is_run_ahead_of_by_a_bounded_number() -> None:
+    # Mutation: no limit to the doubling in `watch`.
+    source = Counted()
+    with gorun.map(square, source) as m:
+        for given in range(1, 50_000):
+            next(m)
+            assert source.pulled <= given + 1024
+
+
+def test_only_the_thread_that_calls_next_advances_the_input() -> None:
+    # Mutation: `_run` of a worker pulls from the input itself (a `submit` from there).
+    source = Counted(5000)
+    m = gorun.map(square, source)
+    assert 0 == next(m)
+    pulled = source.pulled
+    until(lambda: not m._flow.carrier.work)  # type: ignore[attr-defined]
+    assert pulled == source.pulled
+    with ThreadPoolExecutor(1) as other:  # the rest by another thread: both have pulled
+        assert 4999 == other.submit(lambda: sum(1 for _ in m)).result()
+        assert {threading.get_ident(), *(t.ident for t in other._threads)} == source.by
+
+
+def test_the_inputs_error_comes_after_the_results() -> None:
+    # Mutation: `_pull` does not catch the error.
+    def source() -> Iterator[int]:
+        yield from range(5)
+        raise OSError("unreadable")
+
+    m = gorun.map(square, source(), buffer=100)
+    assert [0, 1, 4, 9, 16] == list(itertools.islice(m, 5))
+    with pytest.raises(OSError, match="unreadable"):
+        next(m)
+    assert [] == list(m)
+
+
+def test_what_is_ready_is_not_held_up_by_a_slow_input() -> None:
+    # Mutation: `_feed` goes on until there is no room.
+    taken = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        time.sleep(0.01)  # slow, and by its end the first item is through
+        yield 2
+        assert taken.wait(HANG), "the first result waits for the third item"
+        yield 3
+
+    m = gorun.map(square, source(), buffer=10)
+    assert 1 == next(m)
+    taken.set()
+    assert [4, 9] == list(m)
+
+
+def test_the_input_is_let_go_when_the_map_ends() -> None:
+    # Mutation: `_tidy` keeps the source.
+    ended = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            ended.append(True)
+
+    m = gorun.map(square, source())
+    next(m)
+    m.close()
+    gc.collect()
+    assert [True] == ended
+
+
+def test_a_result_that_was_given_is_kept_by_nobody() -> None:
+    # Mutation: `_run` does not let go of its value.
+    class Result:
+        pass
+
+    refs = []
+    m = gorun.map(lambda _: Result(), range(20), workers=2, buffer=2)
+    for result in m:
+        refs.append(weakref.ref(result))
+        del result
+    until(lambda: gc.collect() >= 0 and not any(ref() for ref in refs))
+    assert len(refs) == 20
+    assert [] == list(m)
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+
+def fails_at(*bad: int) -> Callable[[int], int]:
+    def item(n: int) -> int:
+        if n in bad:
+            raise ValueError(n)
+        return n
+
+    return item
+
+
+def test_raise_gives_the_results_before_then_the_first_error_in_order(gate: Gate) -> None:
+    # Mutations: any failure that has landed is the verdict; `_admit` goes on behind the verdict.
+    def item(n: int) -> int:
+        if n == 2:
+            gate.wait()  # fails after item 3 has
+        if n == 3:
+            gate.open()
+        return fails_at(2, 3)(n)
+
+    m = gorun.map(item, range(10), workers=2)
+    assert [0, 1] == [next(m), next(m)]
+    with pytest.raises(ValueError, match="2"):
+        next(m)
+    assert [] == list(m)
+
+
+def test_raise_cancels_the_rest() -> None:
+    # Mutation: `end` does not cancel the carrier.
+    ran = []
+
+    def item(n: int) -> None:
+        ran.append(n)
+        if n == 1:
+            raise ValueError(n)
+        if n == 2:
+            gorun.sleep(HANG * 10)
+
+    with pytest.raises(ValueError, match="1"):
+        list(gorun.map(item, range(100), workers=2, buffer=50))
+    assert len(ran) < 10
+
+
+def test_raise_stops_the_input_at_once(gate: Gate) -> None:
+    # Mutation: `_look` does not stop the input.
+    source = Counted(100)
+
+    def item(n: int) -> int:
+        if n == 0:
+            gate.wait()
+        return fails_at(1)(n)
+
+    m = gorun.map(item, source, workers=2, buffer=4)
+    threading.Timer(0.05, gate.open).start()
+    assert 0 == next(m)
+    with pytest.raises(ValueError, match="1"):
+        next(m)
+    assert source.pulled <= 5
+
+
+def test_return_puts_errors_in_their_places() -> None:
+    found = list(gorun.map(fails_at(1, 4), range(6), errors="return"))
+    assert [0, "ValueError(1)", 2, 3, "ValueError(4)", 5] == [
+        n if isinstance(n, int) else repr(n) for n in found
+    ]
+
+
+def test_collect_gives_all_good_results_then_one_group() -> None:
+    # Mutation: `_end` raises the first of the errors.
+    m = gorun.map(fails_at(1, 4), range(6), errors="collect")
+    found = []
+    with pytest.raises(ExceptionGroup) as caught:
+        for n in m:
+            found.append(n)
+    assert [0, 2, 3, 5] == found
+    assert ["ValueError(1)", "ValueError(4)"] == [repr(e) for e in caught.value.exceptions]
+    assert [] == list(m)
+
+
+def test_collect_without_errors_raises_nothing() -> None:
+    assert [0, 1, 2] == list(gorun.map(fails_at(), range(3), errors="collect"))
+
+
+def test_collect_has_the_inputs_error_in_the_group() -> None:
+    def source() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("unreadable")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        list(gorun.map(fails_at(1), source(), errors="collect"))
+    assert [ValueError, OSError] == [type(e) for e in caught.value.exceptions]
+
+
+@pytest.mark.parametrize("errors", ["raise", "return", "collect"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_no_exception_ends_the_map(errors: Any, kind: type[BaseException]) -> None:
+    # Mutation: `_is_fatal` looks at `errors` alone.
+    def item(n: int) -> int:
+        if n == 3:
+            raise kind
+        return n
+
+    m = gorun.map(item, range(100), errors=errors, workers=1)
+    with pytest.raises(kind):
+        list(m)
+    assert [] == list(m)
+
+
+def test_stop_iteration_of_an_item_is_not_the_end_of_the_map() -> None:
+    # Mutation: `_raise` raises every error as it is.
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(gorun.map(lambda it: next(it), [iter([1]), iter([])]))
+
+
+def test_an_error_keeps_its_traceback_and_nothing_of_the_worker() -> None:
+    # Mutation: `_answer` keeps the whole traceback.
+    def deep(n: int) -> float:
+        return 1 / n
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(gorun.map(lambda n: deep(n), [1, 0]))
+    names = [entry.name for entry in caught.traceback]
+    assert ["<lambda>", "deep"] == names[-2:]
+    assert not any("worker.py" in str(entry.path) for entry in caught.traceback)
+
+
+def test_a_worker_that_is_cancelled_ends_the_map_with_an_error() -> None:
+    # Mutation: `_broke` does nothing for a cancel; then `next` waits for ever.
+    def item(n: int) -> int:
+        if n == 2:
+            me = gorun.current()
+            assert me is not None
+            me.cancel("no more")
+            gorun.sleep(HANG)
+        return n
+
+    m = gorun.map(item, range(5), workers=1)
+    assert [0, 1] == [next(m), next(m)]
+    with pytest.raises(gorun.GoroutineCancelled, match="gorun.map"):
+        next(m)
+
+
+# ---- time, retries, workers ---------------------------------------------------------------------
+
+
+def test_timeout_is_for_the_whole(gate: Gate) -> None:
+    # Mutation: `_shorter` gives no time-out.
+    m = gorun.map(lambda n: gate.wait() if n else n, range(3), timeout=0.05, workers=1)
+    assert 0 == next(m)
+    with pytest.raises(TimeoutError, match=r"0\.05 s: 1 of 3"):
+        next(m)
+    assert [] == list(m)
+    gate.open()
+
+
+def test_after_the_timeout_what_is_ready_is_given_and_no_more_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Mutations: `_feed` runs when it is late; being late comes before what is ready.
+    now = [0.0]
+    monkeypatch.setattr(flow, "_clock", lambda: now[0])
+    source = Counted()
+    with gorun.map(square, source, timeout=10, buffer=4, workers=1) as m:
+        assert 0 == next(m)
+        until(lambda: len(m._flow.carrier.answers) == 4)  # type: ignore[attr-defined]
+        now[0] = 11.0
+        assert [1, 4, 9, 16] == [next(m) for _ in range(4)]
+        with pytest.raises(TimeoutError):
+            next(m)
+    assert source.pulled == 5
+
+
+def test_a_timeout_of_0_tries_once(gate: Gate) -> None:
+    # Mutation: `_feed` is not run for the first look.
+    source = Counted()
+    with pytest.raises(TimeoutError):
+        next(gorun.map(lambda _: gate.wait(), source, timeout=0))
+    assert source.pulled > 0
+    gate.open()
+
+
+def test_a_timeout_error_of_an_item_is_the_items() -> None:
+    def item(n: int) -> int:
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine"):
+        list(gorun.map(item, [1], timeout=HANG))
+
+
+def test_retries_run_an_item_again() -> None:
+    # Mutations: one try less; one more; no limit.
+    tries: dict[int, int] = {}
+
+    def item(n: int) -> int:
+        tries[n] = tries.get(n, 0) + 1
+        if tries[n] <= n:
+            raise ValueError(n)
+        return n
+
+    found = list(gorun.map(item, range(5), retries=2, errors="return", workers=1))
+    assert [0, 1, 2, "ValueError(3)"] == [*found[:3], repr(found[3])]
+    assert {0: 1, 1: 2, 2: 3, 3: 3, 4: 3} == tries
+
+
+def test_retries_are_for_exceptions_alone() -> None:
+    # Mutation: `_again` does not look at the kind.
+    tries = []
+
+    def item(n: int) -> None:
+        tries.append(n)
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        list(gorun.map(item, [1], retries=5))
+    assert [1] == tries
+
+
+def test_item_timeout_fails_the_item_and_replaces_its_worker(gate: Gate) -> None:
+    # Mutations: `_give_up` frees no number; `_answer` does not ask `running`.
+    def item(n: int) -> int:
+        if n in (1, 2):
+            gate.wait()
+        return n
+
+    m = gorun.map(item, range(5), item_timeout=0.05, workers=1, chunk=2, errors="return")
+    found = [n if isinstance(n, int) else type(n) for n in m]
+    assert [0, TimeoutError, TimeoutError, 3, 4] == found
+    gate.open()
+
+
+def test_item_timeout_cuts_a_goroutine_where_it_waits_in_gorun() -> None:
+    # Mutation: `_give_up` does not cancel: the goroutines are reported as leaked.
+    ended = []
+
+    def item(n: int) -> None:
+        try:
+            gorun.sleep(HANG * 10)
+        finally:
+            ended.append(n)
+
+    with pytest.raises(TimeoutError, match=r"item 0 of gorun.map took longer than 0\.05 s"):
+        list(gorun.map(item, range(2), item_timeout=0.05, workers=2))
+    until(lambda: sorted(ended) == [0, 1])
+
+
+def test_initializer_runs_once_in_each_worker_before_its_items() -> None:
+    # Mutation: `_run` begins anew each time.
+    local = threading.local()
+    made = []
+
+    def begin(label: str) -> None:
+        local.label = label
+        made.append(label)
+
+    found = list(
+        gorun.map(
+            lambda n: local.label, range(500), workers=3, initializer=begin, initargs=("here",)
+        )
+    )
+    assert ["here"] * 500 == found
+    assert 1 <= len(made) <= 3
+
+
+@pytest.mark.parametrize("errors", ["raise", "return", "collect"])
+def test_an_error_of_the_initializer_ends_the_map(errors: Any) -> None:
+    # Mutation: `fail` does not wake the front.
+    def begin() -> None:
+        raise OSError("no device")
+
+    with pytest.raises(OSError, match="no device"):
+        list(gorun.map(square, range(5), initializer=begin, errors=errors))
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_max_tasks_per_child_replaces_a_worker(chunk: int | None) -> None:
+    # Mutations: `_left` is never counted down; a worker that leaves keeps its chunk.
+    begun: list[int] = []
+    m = gorun.map(
+        square, range(10), workers=1, max_tasks_per_child=3, chunk=chunk,
+        initializer=lambda: begun.append(1),
+    )  # fmt: skip
+    assert [n * n for n in range(10)] == list(m)
+    assert len(begun) == 4
+
+
+def test_workers_is_how_many_run_at_a_time() -> None:
+    # Mutation: twice as many numbers in `free`.
+    most, now, lock = 0, 0, threading.Lock()
+
+    def item(n: int) -> int:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.001)
+        with lock:
+            now -= 1
+        return n
+
+    list(gorun.map(item, range(60), workers=3))
+    assert most == 3
+
+
+# ---- the end ------------------------------------------------------------------------------------
+
+
+def test_no_worker_outlives_the_loop() -> None:
+    # Mutation: `join` does nothing. Exactly, and at once: no waiting here.
+    before = gorun.num_goroutine()
+    for _ in range(50):
+        assert [0, 1, 4] == list(gorun.map(square, range(3), workers=3))
+        assert before == gorun.num_goroutine()
+
+
+def close(m: Any) -> None:
+    m.close()
+
+
+def leave(m: Any) -> None:
+    with m:
+        pass
+
+
+def drop(m: Any) -> None:
+    m.__del__()  # what the last reference does
+
+
+@pytest.mark.parametrize("way", [close, leave, drop])
+def test_the_rest_is_cancelled_and_nothing_is_left(way: Callable[[Any], None]) -> None:
+    # Mutations: `cancel` does not clear `work`; ... does not wake the idle; ... does not cancel.
+    ran = []
+
+    def item(n: int) -> int:
+        ran.append(n)
+        if n == 2:
+            gorun.sleep(HANG * 10)
+        return n
+
+    before = gorun.num_goroutine()
+    m = gorun.map(item, Counted(), workers=1, buffer=50)
+    assert [0, 1] == [next(m), next(m)]
+    until(lambda: len(ran) == 3)
+    way(m)
+    assert [] == list(m)
+    way(m)  # again does no harm
+    until(lambda: gorun.num_goroutine() == before)
+    assert [0, 1, 2] == ran
+
+
+def test_idle_workers_end_with_the_map_that_nobody_holds() -> None:
+    # Mutation: `Worker` refers to the flow (`self._flow = ...`), or `__del__` does nothing.
+    before = gorun.num_goroutine()
+    m = gorun.map(square, Counted(), workers=2, buffer=4)
+    next(m)
+    until(lambda: len(m._flow.carrier._idle) >= 1)  # type: ignore[attr-defined]
+    assert gorun.num_goroutine() > before
+    cycle: list[Any] = [m]
+    cycle.append(cycle)
+    del m, cycle
+    until(lambda: gc.collect() >= 0 and gorun.num_goroutine() == before)
+
+
+def test_close_from_another_thread_ends_a_wait(gate: Gate) -> None:
+    # Mutation: `cancel` does not wake the front.
+    m = gorun.map(lambda n: gate.wait(), range(3))
+    with ThreadPoolExecutor(1) as other:
+        rest = other.submit(list, m)
+        until(lambda: m._flow.carrier.waiting)  # type: ignore[attr-defined]
+        m.close()
+        assert [] == rest.result(HANG)
+    gate.open()
+
+
+def test_one_caller_at_a_time(gate: Gate) -> None:
+    # Mutation: `Flow.__enter__` waits for its turn.
+    m = gorun.map(lambda n: gate.wait() or n, range(3), workers=1)
+    with ThreadPoolExecutor(1) as other:
+        rest = other.submit(list, m)
+        until(lambda: m._flow.carrier.waiting)  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="advanced already"):
+            next(m)
+        gate.open()
+        assert [0, 1, 2] == rest.result(HANG)
+
+
+def test_an_input_that_asks_for_a_result_is_told_so() -> None:
+    m = gorun.map(square, (next(m) for _ in range(3)))  # noqa: F821 - the very point
+    with pytest.raises(ValueError, match="advanced already"):
+        next(m)
+
+
+class Interrupt(Exception):
+    """What the signal handler of the next tests raises."""
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    def handler(signum: int, frame: types.FrameType | None) -> None:
+        raise Interrupt
+
+    usual = signal.signal(signal.SIGUSR1, handler)
+    yield
+    signal.signal(signal.SIGUSR1, usual)
+
+
+def test_a_wait_that_a_signal_cuts_has_changed_nothing(gate: Gate, interrupts: None) -> None:
+    # Mutation: every exception that leaves `_advance` ends the map.
+    m = gorun.map(lambda n: gate.wait() or n, range(3), workers=1)
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        until(lambda: m._flow.carrier.waiting)  # type: ignore[attr-defined]
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    with ThreadPoolExecutor(1) as other, pytest.raises(Interrupt):
+        other.submit(interrupt)
+        next(m)
+    gate.open()
+    assert [0, 1, 2] == list(m)
+
+
+@pytest.mark.no_matrix
+def test_ctrl_c_ends_a_wait_and_the_map() -> None:
+    # Mutation: `_advance` has no `except KeyboardInterrupt`.
+    child = """
+import gorun, sys, threading
+m = gorun.map(lambda n: print("runs", flush=True) or gorun.sleep(3600), range(3), workers=1)
+try:
+    next(m)
+except KeyboardInterrupt:
+    print("cut", list(m), flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", child], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "cut []\n"
+        assert process.wait(HANG) == 0
+
+
+# ---- context, progress, nesting -----------------------------------------------------------------
+
+VAR = contextvars.ContextVar("VAR", default="unset")
+
+
+def test_workers_see_the_context_of_the_call() -> None:
+    # Mutations: the context is copied in `_start`; the workers share one context.
+    VAR.set("at the call")
+    m = gorun.map(lambda _: (VAR.get(), VAR.set("inside"))[0], range(1), workers=1)
+    VAR.set("later")
+    assert ["at the call"] == list(m)
+    assert VAR.get() == "later"
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_progress_counts_every_item_once(ordered: bool) -> None:
+    # Mutations: failed ones are not counted; `show` also when nothing is new.
+    seen: list[tuple[int, int | None]] = []
+    list(
+        gorun.map(
+            fails_at(2), range(200), ordered=ordered, errors="return",
+            progress=lambda done, total: seen.append((done, total)),
+        )
+    )  # fmt: skip
+    counts = [done for done, _ in seen]
+    assert seen[0] == (0, 200)
+    assert seen[-1] == (200, 200)
+    assert counts == sorted(set(counts))
+
+
+def test_progress_counts_what_waits_for_its_turn(gate: Gate) -> None:
+    # Mutation: `by_number` does not ask whether somebody looks on.
+    def show(done: int, total: int | None) -> None:
+        if done == 4:
+            gate.open()
+
+    m = gorun.map(lambda n: n or gate.wait(), range(5), workers=2, progress=show)
+    assert [None, 1, 2, 3, 4] == list(m)
+
+
+def test_progress_knows_no_total_of_a_generator() -> None:
+    totals: list[int | None] = []
+    list(gorun.map(pow, [1, 2], iter([3, 4]), progress=lambda done, total: totals.append(total)))
+    assert {None} == set(totals)
+
+
+def test_an_error_of_the_progress_callable_ends_the_map() -> None:
+    def show(done: int, total: int | None) -> None:
+        if done:
+            raise OSError("no screen")
+
+    m = gorun.map(square, range(5), progress=show)
+    with pytest.raises(OSError, match="no screen"):
+        list(m)
+    assert [] == list(m)
+
+
+class FakeBar:
+    """Stands in for tqdm, which is optional."""
+
+    made: list[FakeBar] = []
+
+    def __init__(self, total: int | None, desc: str | None) -> None:
+        self.total, self.desc, self.n, self.closed = total, desc, 0, 0
+        FakeBar.made.append(self)
+
+    def update(self, n: int) -> None:
+        assert not self.closed
+        self.n += n
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[FakeBar]:
+    FakeBar.made = []
+    module = types.SimpleNamespace(tqdm=FakeBar)
+    monkeypatch.setitem(sys.modules, "tqdm", module)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
+    return FakeBar.made
+
+
+@pytest.mark.parametrize(("progress", "label"), [(True, None), ("files", "files"), ("", "")])
+def test_progress_draws_with_tqdm(bars: list[FakeBar], progress: Any, label: str | None) -> None:
+    m = gorun.map(square, range(9), progress=progress)
+    assert [] == bars  # it begins with the work
+    list(m)
+    assert [(9, label, 9, 1)] == [(b.total, b.desc, b.n, b.closed) for b in bars]
+
+
+def test_the_bar_is_closed_with_the_map(bars: list[FakeBar]) -> None:
+    # Mutation: `_tidy` leaves the meter alone.
+    with gorun.map(square, range(9), progress=True) as m:
+        next(m)
+    assert [1] == [bar.closed for bar in bars]
+
+
+def test_progress_without_tqdm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r"pip install 'gorun\[progress\]'"):
+        gorun.map(square, [1], progress=True)
+
+
+def test_a_map_inside_a_map() -> None:
+    def row(n: int) -> int:
+        return sum(gorun.map(square, range(n), workers=2))
+
+    def whole() -> list[int]:
+        return list(gorun.map(row, range(20), workers=2))
+
+    assert [sum(i * i for i in range(n)) for n in range(20)] == gorun.go(whole).result(HANG)
+
+
+def test_maps_in_many_threads_at_once() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sums = pool.map(lambda n: sum(gorun.map(square, range(n), workers=3)), [500] * 40)
+        assert [sum(i * i for i in range(500))] * 40 == list(sums)
+
+
+# ---- async functions, map_async -----------------------------------------------------------------
+
+
+async def asquare(n: int) -> int:
+    await gorun.sleep_async(0)
+    return n * n
+
+
+class Power:
+    def __init__(self, exponent: int) -> None:
+        self.exponent = exponent
+
+    async def __call__(self, n: int) -> int:
+        return int(n**self.exponent)
+
+
+@pytest.mark.parametrize("fn", [asquare, functools.partial(asquare), Power(2)])
+def test_an_async_function_is_awaited(fn: Callable[[int], Any]) -> None:
+    # Mutation: `makes_coroutine` asks `iscoroutinefunction(fn)` alone.
+    assert [n * n for n in range(500)] == list(gorun.map(fn, range(500)))
+
+
+def test_as_many_async_items_run_as_there_are_workers() -> None:
+    most, now = 0, 0
+
+    async def item(n: int) -> int:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await gorun.sleep_async(0.01)
+        now -= 1
+        return n
+
+    assert list(range(200)) == list(gorun.map(item, range(200), workers=100))
+    assert 50 < most <= 100
+
+
+def test_async_errors_retries_and_the_end() -> None:
+    tries = []
+
+    async def item(n: int) -> int:
+        tries.append(n)
+        if n == 1:
+            raise ValueError(n)
+        return n
+
+    found = list(gorun.map(item, range(3), errors="return", retries=2, workers=1))
+    assert [0, "ValueError(1)", 2] == [n if isinstance(n, int) else repr(n) for n in found]
+    assert [0, 1, 1, 1, 2] == tries
+
+
+def test_close_cancels_async_items_at_their_await() -> None:
+    begun, ended = [], []
+
+    async def item(n: int) -> None:
+        begun.append(n)
+        try:
+            if n:
+                await gorun.sleep_async(HANG * 10)
+        finally:
+            ended.append(n)
+
+    with gorun.map(item, range(9), workers=3) as m:
+        next(m)
+        until(lambda: len(begun) >= 3)
+    until(lambda: sorted(begun) == sorted(ended))
+    assert len(begun) == 4
+
+
+def test_item_timeout_cancels_an_async_item() -> None:
+    ended = []
+
+    async def item(n: int) -> int:
+        try:
+            if n == 1:
+                await gorun.sleep_async(HANG * 10)
+            return n
+        finally:
+            ended.append(n)
+
+    m = gorun.map(item, range(3), item_timeout=0.05, errors="return", workers=1)
+    assert [0, TimeoutError, 2] == [n if isinstance(n, int) else type(n) for n in m]
+    until(lambda: sorted(ended) == [0, 1, 2])
+
+
+async def collect(m: AsyncIterator[Any]) -> list[Any]:
+    return [value async for value in m]
+
+
+@pytest.fixture(params=["goroutine", "asyncio"])
+def drive(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Runs an `async def` function as a goroutine, and as an asyncio task."""
+    import asyncio
+
+    if request.param == "goroutine":
+        return lambda main: gorun.go(main).result(HANG)
+    return lambda main: asyncio.run(main())
+
+
+@pytest.mark.parametrize("fn", [square, asquare])
+def test_map_async_gives_what_map_gives(drive: Callable[[Any], Any], fn: Any) -> None:
+    async def main() -> tuple[list[int], list[int]]:
+        return (
+            await collect(gorun.map_async(fn, range(300))),
+            await collect(gorun.map_async(fn, range(300), ordered=False, workers=3)),
+        )
+
+    in_order, others = drive(main)
+    assert [n * n for n in range(300)] == in_order == sorted(others)
+
+
+def test_map_async_raises_what_map_raises(drive: Callable[[Any], Any]) -> None:
+    async def main() -> list[str]:
+        told = []
+        for errors in ("raise", "collect"):
+            try:
+                await collect(gorun.map_async(fails_at(1), range(3), errors=errors))  # type: ignore[call-overload]
+            except Exception as error:
+                told.append(repr(error))
+        return told
+
+    assert [
+        "ValueError(1)",
+        "ExceptionGroup('1 errors in gorun.map', [ValueError(1)])",
+    ] == drive(main)
+
+
+def test_map_async_left_early_leaves_nothing(drive: Callable[[Any], Any]) -> None:
+    async def main() -> int:
+        async with gorun.map_async(square, Counted(), workers=2) as m:
+            return await anext(m)
+
+    before = gorun.num_goroutine()
+    assert 0 == drive(main)
+    until(lambda: gorun.num_goroutine() == before)
+
+
+@pytest.mark.no_matrix
+def test_a_cancelled_wait_of_map_async_has_taken_nothing(gate: Gate) -> None:
+    # Mutation: every exception that leaves `_advance` ends the map.
+    import asyncio
+
+    async def main() -> list[int]:
+        m = gorun.map_async(lambda n: gate.wait() or n, range(4), workers=1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(m), 0.05)
+        gate.open()
+        return await collect(m)
+
+    assert [0, 1, 2, 3] == asyncio.run(main())
+
+
+# ---- arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.no_matrix
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"workers": 0}, ValueError, "workers must be at least 1, not 0"),
+        ({"workers": 2.5}, TypeError, "workers must be an integer, not 2.5"),
+        ({"workers": True}, TypeError, "workers must be an integer, not True"),
+        ({"chunk": -1}, ValueError, "chunk must be at least 1, not -1"),
+        ({"chunk": "2"}, TypeError, "chunk must be an integer, not '2'"),
+        ({"buffer": 0}, ValueError, "buffer must be at least 1, not 0"),
+        ({"chunk": 5, "buffer": 4}, ValueError, r"chunk \(5\) does not fit into buffer \(4\)"),
+        ({"errors": "ignore"}, ValueError, "errors must be .* not 'ignore'"),
+        ({"timeout": math.nan}, ValueError, "timeout must be .* not nan"),
+        ({"timeout": "1"}, TypeError, "timeout must be .* not '1'"),
+        ({"item_timeout": math.nan}, ValueError, "item_timeout must be .* not nan"),
+        ({"item_timeout": 0}, ValueError, "item_timeout must be above 0 seconds, not 0"),
+        ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
+        ({"retries": None}, TypeError, "retries must be an integer, not None"),
+        ({"initializer": 3}, TypeError, "initializer must be callable, not 3"),
+        ({"initializer": asquare}, TypeError, "initializer must be a plain function, not <fun"),
+        ({"initargs": (1,)}, ValueError, r"initargs \(1,\) without an initializer"),
+        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be at least 1, not 0"),
+        ({"progress": 3}, TypeError, "progress must be .* not 3"),
+        ({"on": "process"}, ValueError, "on='process' is not supported yet"),
+        ({"on": "gpu"}, ValueError, "on must be .* not 'gpu'"),
+        ({"on": 3}, ValueError, "on must be .* not 3"),
+    ],
+)
+def test_a_bad_argument_is_named_at_the_call(options: Any, kind: Any, told: str) -> None:
+    for form in (gorun.map, gorun.map_async):
+        with pytest.raises(kind, match=told):
+            form(square, [1], **options)
+
+
+@pytest.mark.no_matrix
+def test_an_executor_is_refused_for_now() -> None:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(ValueError, match="on=<concurrent.* is not supported yet"),
+    ):
+        gorun.map(square, [1], on=pool)
+
+
+@pytest.mark.no_matrix
+def test_a_bad_function_or_iterable_is_named_at_the_call() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    for args, told in [
+        ((3, [1]), "fn must be callable, not 3"),
+        ((square,), "at least one iterable"),
+        ((square, 3), "plain iterables, not 3"),
+        ((square, [1], None), "plain iterables, not None"),
+        ((square, numbers()), "await its items first"),
+    ]:
+        with pytest.raises(TypeError, match=told):
+            gorun.map(*args)  # type: ignore[call-overload]
+
+
+@pytest.mark.no_matrix
+def test_what_is_on_by_default_may_be_said() -> None:
+    m = gorun.map(
+        square, [1, 2], workers=None, on="thread", ordered=True, chunk=None, buffer=None,
+        errors="raise", timeout=math.inf, item_timeout=None, retries=0, initializer=None,
+        initargs=(), max_tasks_per_child=None, progress=None,
+    )  # fmt: skip
+    assert [1, 4] == list(m)
