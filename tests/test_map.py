@@ -77,6 +77,17 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+def at_rest(m: Any) -> bool:
+    """Whether all that was taken from the input is through, and its workers are idle."""
+    carrier = m._flow.carrier
+    return not carrier.work and len(carrier._idle) + len(carrier._free) == carrier.job.workers
+
+
+def waits(m: Any) -> bool:
+    """Whether somebody waits in `next`."""
+    return bool(m._flow.carrier.waiting)
+
+
 # ---- results ------------------------------------------------------------------------------------
 
 
@@ -200,7 +211,7 @@ def test_only_the_thread_that_calls_next_advances_the_input() -> None:
     m = gorun.map(square, source)
     assert 0 == next(m)
     pulled = source.pulled
-    until(lambda: not m._flow.carrier.work)  # type: ignore[attr-defined]
+    until(lambda: at_rest(m))
     assert pulled == source.pulled
     with ThreadPoolExecutor(1) as other:  # the rest by another thread: both have pulled
         assert 4999 == other.submit(lambda: sum(1 for _ in m)).result()
@@ -434,7 +445,7 @@ def test_after_the_timeout_what_is_ready_is_given_and_no_more_is_taken(
     source = Counted()
     with gorun.map(square, source, timeout=10, buffer=4, workers=1) as m:
         assert 0 == next(m)
-        until(lambda: len(m._flow.carrier.answers) == 4)  # type: ignore[attr-defined]
+        until(lambda: at_rest(m))
         now[0] = 11.0
         assert [1, 4, 9, 16] == [next(m) for _ in range(4)]
         with pytest.raises(TimeoutError):
@@ -637,7 +648,7 @@ def test_close_from_another_thread_ends_a_wait(gate: Gate) -> None:
     m = gorun.map(lambda n: gate.wait(), range(3))
     with ThreadPoolExecutor(1) as other:
         rest = other.submit(list, m)
-        until(lambda: m._flow.carrier.waiting)  # type: ignore[attr-defined]
+        until(lambda: waits(m))
         m.close()
         assert [] == rest.result(HANG)
     gate.open()
@@ -648,7 +659,7 @@ def test_one_caller_at_a_time(gate: Gate) -> None:
     m = gorun.map(lambda n: gate.wait() or n, range(3), workers=1)
     with ThreadPoolExecutor(1) as other:
         rest = other.submit(list, m)
-        until(lambda: m._flow.carrier.waiting)  # type: ignore[attr-defined]
+        until(lambda: waits(m))
         with pytest.raises(ValueError, match="advanced already"):
             next(m)
         gate.open()
@@ -681,7 +692,7 @@ def test_a_wait_that_a_signal_cuts_has_changed_nothing(gate: Gate, interrupts: N
     main = threading.get_ident()
 
     def interrupt() -> None:
-        until(lambda: m._flow.carrier.waiting)  # type: ignore[attr-defined]
+        until(lambda: waits(m))
         signal.pthread_kill(main, signal.SIGUSR1)
 
     with ThreadPoolExecutor(1) as other, pytest.raises(Interrupt):

@@ -7,7 +7,8 @@ Rules
 1. The front numbers the items from 0 in the order of the input, and hands them over in it.
 2. A carrier answers each item exactly once, with its number and value. A failed one has the value
    None, and its error is in `failures` before its answer is seen; the front takes it out.
-3. A carrier begins the items in order, so an item may wait for those before it.
+3. A carrier begins the items in order, so an item may wait for those before it. Behind one whose
+   error is fatal it need not begin any, nor answer.
 4. Nothing here waits but `join`. The front waits on the latch that `watch` gives; a carrier sets it
    when what is wanted has come, when it broke, and when it was cancelled.
 5. A carrier never refers to the front: a front that nobody holds is collected, and cancels it.
@@ -120,6 +121,10 @@ class Job:
             raise ValueError(f"chunk ({chunk}) does not fit into buffer ({buffer})")
         if self.item_timeout is not None and self.item_timeout <= 0:
             raise ValueError(f"item_timeout must be above 0 seconds, not {item_timeout!r}")
+
+    def is_fatal(self, error: BaseException) -> bool:
+        """Whether an item's `error` ends the map; KeyboardInterrupt and its like always do."""
+        return self.errors == "raise" or not isinstance(error, Exception)
 
 
 def makes_coroutine(fn: Callable[..., Any]) -> bool:

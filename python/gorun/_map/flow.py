@@ -147,7 +147,7 @@ class Flow:
             self._done += len(answers)
             if self._meter is not None:
                 self._meter.show(self._done)
-            if any(self._is_fatal(error) for error in self.carrier.failures.values()):
+            if any(self._job.is_fatal(error) for error in self.carrier.failures.values()):
                 self._stop_input()  # the map will end there: nothing behind it is wanted
         if not self.ready and self._verdict is None:
             if self._job.ordered:
@@ -169,17 +169,13 @@ class Flow:
             self._seen += 1
             if not failures or (error := failures.pop(number, None)) is None:
                 ready.append(value)
-            elif self._is_fatal(error):
+            elif self._job.is_fatal(error):
                 self._verdict = error
                 return
             elif self._job.errors == "return":
                 ready.append(error)
             elif isinstance(error, Exception):  # what is none is fatal
                 self._errors.append(error)
-
-    def _is_fatal(self, error: BaseException) -> bool:
-        """Whether `error` ends the map; KeyboardInterrupt and its like always do."""
-        return self._job.errors == "raise" or not isinstance(error, Exception)
 
     def _feed(self) -> None:
         """Pulls as much of the input as the run-ahead has room for; each item is off at once."""

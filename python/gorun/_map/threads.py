@@ -186,6 +186,14 @@ class ThreadCarrier:
         if self.work:
             self._summon(back + 1)
 
+    def drop_behind(self, number: int) -> None:
+        """Forgets what is not begun and behind item `number`, at which the map will end."""
+        with suppress(IndexError):
+            while (entry := self.work.pop())[0] > number:
+                pass
+            self.work.append(entry)  # was given back: nobody may have seen it meanwhile
+            self._summon(1)
+
     def fail(self, error: BaseException) -> None:
         """No more answers: the map ends with `error`, in place of all that is still out."""
         self.broken = error

@@ -157,6 +157,8 @@ class Worker:
         if error is not None:
             trace = error.__traceback__  # its first entry is `_run`: no news, and it holds us
             carrier.failures[number] = error.with_traceback(trace and trace.tb_next)
+            if carrier.job.is_fatal(error):
+                carrier.drop_behind(number)
         carrier.answers.append((number, value))
         latch = carrier.waiting.pop(number if carrier.by_number else ANY, None)
         if latch is not None:

@@ -313,7 +313,7 @@ impl<H: Host> Runtime<H> {
                 if p.runs.get() & 63 == 0 {
                     g.set_ready(self.now());
                 }
-                p.push_next(g, &self.global);
+                p.push_next(g);
                 g
             });
             if let Some(g) = done {
@@ -450,7 +450,7 @@ impl<H: Host> Runtime<H> {
                 if p.runs.get() & 63 == 0 {
                     g.set_ready(self.now());
                 }
-                p.push_next(g, &self.global);
+                p.push_next(g);
             });
             if pushed.is_some() {
                 return;

@@ -80,9 +80,9 @@ impl<H: Host> Runtime<H> {
                         break;
                     }
                     match self.global.pop() {
-                        Some(Packet::One(x)) => p.push_back(x, &self.global),
+                        Some(Packet::One(x)) => p.push_back(x),
                         Some(Packet::Many(batch)) => {
-                            batch.into_iter().for_each(|x| p.push_back(x, &self.global));
+                            batch.into_iter().for_each(|x| p.push_back(x));
                             break;
                         }
                         None => break,
@@ -93,7 +93,7 @@ impl<H: Host> Runtime<H> {
             Packet::Many(batch) => {
                 let mut it = batch.into_iter();
                 let first = it.next();
-                it.for_each(|g| p.push_back(g, &self.global));
+                it.for_each(|g| p.push_back(g));
                 first
             }
         }
@@ -106,7 +106,7 @@ impl<H: Host> Runtime<H> {
         let now = self.now();
         let mut due = Vec::new();
         p.shard.fire(now, &mut due);
-        due.into_iter().for_each(|g| p.push_back(g, &self.global));
+        due.into_iter().for_each(|g| p.push_back(g));
     }
 
     /// Half of somebody's queue. Only from those that sysmon called stealable, or that nobody runs: stealing tiny

@@ -229,7 +229,7 @@ impl<H: Host> Runtime<H> {
                 }
             }
             Outcome::Yield => match m.p.get() {
-                Some(p) if held => p.push_back(g, &self.global),
+                Some(p) if held => p.push_back(g),
                 _ => self.submit(super::queue::Packet::One(g)),
             },
         }
