@@ -189,11 +189,8 @@ def test_buffer_bounds_the_run_ahead(buffer: int, ordered: bool) -> None:
     # Mutations: `room` counts nothing of what is out; `room` is one more; `room` is one less.
     source = Counted()
     with gorun.map(square, source, workers=2, buffer=buffer, ordered=ordered) as m:
-        next(m)
-        assert source.pulled == 1 + buffer
-        for given in range(2, 500):
-            next(m)
-            assert source.pulled <= given + buffer
+        most = max(source.pulled - given for given, _ in zip(range(1, 500), m))
+    assert buffer == most
 
 
 def test_an_endless_input_is_run_ahead_of_by_a_bounded_number() -> None:
@@ -907,9 +904,8 @@ def test_close_cancels_async_items_at_their_await() -> None:
 
     with gorun.map(item, range(9), workers=3) as m:
         next(m)
-        until(lambda: len(begun) >= 3)
+        until(lambda: len(begun) == 4)
     until(lambda: sorted(begun) == sorted(ended))
-    assert len(begun) == 4
 
 
 def test_item_timeout_cancels_an_async_item() -> None:

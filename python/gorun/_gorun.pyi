@@ -16,6 +16,7 @@ __all__ = [
     "Goroutine",
     "Latch",
     "Timer",
+    "__profile__",
     "__version__",
     "_after_fork",
     "_blocking_enter",
@@ -34,6 +35,8 @@ __all__ = [
     "_stop",
     "_take",
     "_take_limit_met",
+    "_trace",
+    "_trace_events",
     "current",
     "go",
     "go_many",
@@ -49,6 +52,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
+__profile__: str
 __version__: str
 
 # ---- goroutines ------------------------------------------------------------------------------
@@ -159,3 +163,5 @@ def _stats() -> tuple[
     float,
     list[tuple[int, int, int, int, int, int, int]],
 ]: ...
+def _trace(on: bool) -> bool: ...
+def _trace_events() -> list[tuple[int, int, str, int]]: ...

@@ -47,7 +47,7 @@ def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(
             "gorun.run() on a thread with a running asyncio loop: `await gorun.go(...)` instead"
         )
-    g = _gorun.go(main, *args, **kwargs)
+    g = _gorun._spawn(main, args, kwargs, None, None)
     try:
         g._wait()
     except BaseException:

@@ -111,6 +111,7 @@ class Flow:
             self._begin()
         latch: Latch | None = None
         while not self.closed:
+            broken = self.carrier.broken  # asked first: what came before it counts
             self._look()
             late = self._deadline is not None and _clock() >= self._deadline
             if first or not late:
@@ -121,8 +122,8 @@ class Flow:
                 self._raise(self._verdict)
             if self._source is None and self._taken == self._seen:
                 return self._end()
-            if self.carrier.broken is not None:
-                self._raise(self.carrier.broken)
+            if broken is not None:
+                self._raise(broken)
             if late:
                 self._raise(self._too_late())
             first = False
@@ -147,7 +148,7 @@ class Flow:
             self._done += len(answers)
             if self._meter is not None:
                 self._meter.show(self._done)
-            if any(self._job.is_fatal(error) for error in self.carrier.failures.values()):
+            if any(self._job.is_fatal(error) for error in self.carrier.failures.copy().values()):
                 self._stop_input()  # the map will end there: nothing behind it is wanted
         if not self.ready and self._verdict is None:
             if self._job.ordered:

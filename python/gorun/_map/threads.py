@@ -69,6 +69,7 @@ class ThreadCarrier:
         self.chunk = job.chunk or 1
         self.by_number = job.ordered and not job.observed
         self._ending = False  # no item will come any more
+        self._failed = False  # nor is any wanted: the map ends at one that has failed
         self._idle: deque[Latch] = deque()
         self._free = deque(range(job.workers))
         self._team: deque[Goroutine[object]] = deque()  # started, perhaps ended, not given up
@@ -84,6 +85,8 @@ class ThreadCarrier:
         return self._ahead
 
     def put(self, number: int, item: Any) -> None:
+        if self._failed:
+            return
         self._fresh += 1
         self.work.append((number, item))
         if self._idle or self._free:  # a look without their locks may be late: see `watch`
@@ -188,6 +191,7 @@ class ThreadCarrier:
 
     def drop_behind(self, number: int) -> None:
         """Forgets what is not begun and behind item `number`, at which the map will end."""
+        self._failed = True
         with suppress(IndexError):
             while (entry := self.work.pop())[0] > number:
                 pass

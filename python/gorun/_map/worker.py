@@ -32,14 +32,15 @@ class Worker:
         self.given_up = False  # set by the front, once: this worker counts no more
         self.goroutine: Goroutine[object]  # once it runs
         self._carrier = carrier
+        self._fresh = True
         self._timed = carrier.job.item_timeout is not None
         self._left = carrier.job.max_tasks  # items until another takes its place
 
     def main(self) -> None:
         """The body of a plain goroutine."""
         carrier = self._carrier
+        self.goroutine = cast("Goroutine[object]", current())
         try:
-            self._begin()
             while self._run():
                 if (latch := carrier.rest()) is None:
                     break
@@ -56,8 +57,8 @@ class Worker:
     async def main_async(self) -> None:
         """The body of an async goroutine."""
         carrier = self._carrier
+        self.goroutine = cast("Goroutine[object]", current())
         try:
-            self._begin()
             while await self._run_async():
                 if (latch := carrier.rest()) is None:
                     break
@@ -66,12 +67,6 @@ class Worker:
                 carrier.leave(self)
         except BaseException as error:
             self._broke(error)
-
-    def _begin(self) -> None:
-        self.goroutine = cast("Goroutine[object]", current())
-        job = self._carrier.job
-        if job.initializer is not None:
-            job.initializer(*job.initargs)
 
     def _run(self) -> bool:
         """Runs items while there are any; False if this worker is to take no more."""
@@ -82,6 +77,8 @@ class Worker:
                 number, item = take()
             except IndexError:
                 break
+            if self._fresh:
+                self._begin()
             self._open(number)
             error, tries = None, retries
             while True:
@@ -107,6 +104,8 @@ class Worker:
                 number, item = take()
             except IndexError:
                 break
+            if self._fresh:
+                self._begin()
             self._open(number)
             error, tries = None, retries
             while True:
@@ -135,6 +134,13 @@ class Worker:
                 while len(mine) < self._carrier.chunk:
                     mine.append(work.popleft())
         return mine.popleft()
+
+    def _begin(self) -> None:
+        """Runs the initializer: with the first item in hand, so not for a worker that gets none."""
+        self._fresh = False
+        job = self._carrier.job
+        if job.initializer is not None:
+            job.initializer(*job.initargs)
 
     def _open(self, number: int) -> None:
         if self._timed:

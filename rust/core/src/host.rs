@@ -5,6 +5,7 @@
 
 use crate::runtime::Runtime;
 use crate::sched::{GRef, M};
+use crate::timer::{Clock, MonotonicClock};
 
 /// How one step of a goroutine ended.
 #[must_use]
@@ -25,6 +26,10 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// What lies beside the joiners under the latch's lock (callbacks, a name): rarely there.
     type Ext: Default;
 
+    /// Monotonic nanoseconds. Python's `time.monotonic`; tests put a clock of their own here.
+    fn now_ns() -> u64 {
+        MonotonicClock.now_ns()
+    }
     /// True if only one M at a time runs bodies (a GIL build).
     fn gil() -> bool;
     /// Runs one step. `cancelled`: a cancel is pending and this is the moment to see it, if the body never began.

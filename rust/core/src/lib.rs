@@ -1,6 +1,6 @@
 //! gorun-core: Go's scheduler, without any Python.
 //!
-//! Layers, imports go down only: [`runtime`] -> [`wait`] -> [`sched`] -> [`timer`] -> [`prim`]; [`host`] is the seam to
+//! Layers, imports go down only: [`runtime`] -> [`wait`] -> [`sched`] -> [`timer`] -> [`trace`] -> [`prim`]; [`host`] is the seam to
 //! what is run. `sched/README.md` holds the protocol of parking and submitting in prose.
 
 pub mod host;
@@ -8,4 +8,5 @@ pub mod prim;
 pub mod runtime;
 pub mod sched;
 pub mod timer;
+pub mod trace;
 pub mod wait;

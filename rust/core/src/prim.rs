@@ -65,31 +65,37 @@ pub fn futex_wake(word: &AtomicU32, n: u32) {
     let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, n);
 }
 
-/// A one-token parker: `unpark` leaves a token, `park` takes it.
+const EMPTY: u32 = 0;
+const TOKEN: u32 = 1;
+const ASLEEP: u32 = 2;
+
+/// A one-token parker: `unpark` leaves a token, `park` takes it. Nobody asleep, no system call.
 #[derive(Default)]
 pub struct Parker {
-    /// 1: a token is there. The release in `unpark` pairs with the acquire in `park`.
-    token: AtomicU32,
+    /// EMPTY, TOKEN, or ASLEEP while the owner sleeps. The release in `unpark` pairs with the acquire in `try_take`.
+    state: AtomicU32,
 }
 
 impl Parker {
     /// A parker without a token.
     pub const fn new() -> Self {
         Self {
-            token: AtomicU32::new(0),
+            state: AtomicU32::new(EMPTY),
         }
     }
 
-    /// Leaves a token and wakes the thread that waits for it.
+    /// Leaves a token and wakes the thread that waits for it. Anybody.
     pub fn unpark(&self) {
-        if self.token.swap(1, Ordering::Release) == 0 {
-            futex_wake(&self.token, 1);
+        if self.state.swap(TOKEN, Ordering::Release) == ASLEEP {
+            futex_wake(&self.state, 1);
         }
     }
 
-    /// Takes the token if it is there.
+    /// Takes the token if it is there. Executed only by the owner.
     pub fn try_take(&self) -> bool {
-        self.token.load(Ordering::Relaxed) == 1 && self.token.swap(0, Ordering::Acquire) == 1
+        self.state
+            .compare_exchange(TOKEN, EMPTY, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Waits for the token, for at most `timeout`; true if it was taken. Signals are ignored: for Ms only.
@@ -106,7 +112,20 @@ impl Parker {
                     _ => return self.try_take(),
                 },
             };
-            futex_wait(&self.token, 0, left);
+            // A token that comes in between makes this fail, and the next turn takes it.
+            if self
+                .state
+                .compare_exchange(EMPTY, ASLEEP, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                futex_wait(&self.state, ASLEEP, left);
+                let _ = self.state.compare_exchange(
+                    ASLEEP,
+                    EMPTY,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+            }
         }
     }
 }

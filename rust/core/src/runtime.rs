@@ -14,7 +14,7 @@ use crate::sched::{
     G, GRef, Global, Interp, Kind, M, MCtl, P, Packet, Pool, ProbeMode, Sched, Sysmon, Ticket,
     TimerSlot, WaitReason, Waker, flag,
 };
-use crate::timer::{Clock, MonotonicClock};
+use crate::trace::Event;
 
 /// Most Ps there can be.
 pub const MAX_PROCS: usize = 1024;
@@ -24,7 +24,6 @@ static EPOCH: AtomicU32 = AtomicU32::new(1);
 /// Everything.
 pub struct Runtime<H: Host> {
     epoch: u32,
-    clock: MonotonicClock,
     coarse: AtomicU64,
     made_ps: Lock<u32>,
     ps: Box<[OnceLock<&'static P<H>>]>,
@@ -42,6 +41,8 @@ pub struct Runtime<H: Host> {
     pub(crate) idle_ms: AtomicU32,
     pub(crate) wanting: AtomicU32,
     pub(crate) blocked_ms: AtomicU32,
+    /// An idle M is on the look-out.
+    pub(crate) spinning: AtomicBool,
     pub(crate) max_threads: AtomicU32,
     pub(crate) keeper_deadline: AtomicU64,
     pub(crate) sysmon: Sysmon,
@@ -60,11 +61,9 @@ pub struct Runtime<H: Host> {
 impl<H: Host> Runtime<H> {
     /// A runtime with `procs` Ps and no thread yet.
     pub fn leak(procs: u32, max_threads: u32) -> &'static Self {
-        let clock = MonotonicClock;
-        let now = clock.now_ns();
+        let now = H::now_ns();
         let rt: &'static Self = Box::leak(Box::new(Self {
             epoch: EPOCH.load(Ordering::Relaxed),
-            clock,
             coarse: AtomicU64::new(now),
             made_ps: Lock::new(0),
             ps: (0..MAX_PROCS).map(|_| OnceLock::new()).collect(),
@@ -80,6 +79,7 @@ impl<H: Host> Runtime<H> {
             idle_ms: AtomicU32::new(0),
             wanting: AtomicU32::new(0),
             blocked_ms: AtomicU32::new(0),
+            spinning: AtomicBool::new(false),
             max_threads: AtomicU32::new(max_threads),
             keeper_deadline: AtomicU64::new(u64::MAX),
             sysmon: Sysmon::new(),
@@ -112,7 +112,7 @@ impl<H: Host> Runtime<H> {
     }
 
     /// Every P that was ever made: their timers count also while they rest.
-    pub(crate) fn all_ps(&self) -> impl Iterator<Item = &'static P<H>> + '_ {
+    pub fn all_ps(&self) -> impl Iterator<Item = &'static P<H>> + '_ {
         self.ps.iter().map_while(|p| p.get().copied())
     }
 
@@ -130,7 +130,8 @@ impl<H: Host> Runtime<H> {
     pub fn set_procs(&'static self, n: u32) -> u32 {
         let old = self.procs();
         self.resize(|| self.procs.store(n, Ordering::Relaxed));
-        if n > old && self.started.load(Ordering::Relaxed) && self.has_work() {
+        // More Ps, or what lay on one that rests now.
+        if self.started.load(Ordering::Relaxed) && self.has_work() {
             self.wake_one();
         }
         old
@@ -154,7 +155,7 @@ impl<H: Host> Runtime<H> {
         s.idle_ps.retain(|&id| {
             let keep = id < limit;
             if !keep {
-                self.p(id).resting.store(true, Ordering::Relaxed);
+                self.put_to_rest(self.p(id));
             }
             keep
         });
@@ -163,11 +164,23 @@ impl<H: Host> Runtime<H> {
                 s.idle_ps.push(id);
             }
         }
+        // Ms that want a P come first: no P is idle while one of them waits.
+        let mut handed = Vec::new();
+        while !s.idle_ps.is_empty() {
+            let Some(w) = self.pop_wanting(&mut s) else {
+                break;
+            };
+            handed.extend(s.idle_ps.pop().map(|id| (w, self.p(id))));
+        }
         self.idle_ps
             .store(s.idle_ps.len() as u32, Ordering::Relaxed);
         let list: Vec<_> = (0..limit).map(|id| self.p(id)).collect();
         self.active
             .store(Box::into_raw(Box::new(list)), Ordering::Release);
+        drop(s);
+        for (w, p) in handed {
+            self.hand_to(w, p);
+        }
     }
 
     // ---- Ms ----
@@ -313,6 +326,7 @@ impl<H: Host> Runtime<H> {
                 if p.runs.get() & 63 == 0 {
                     g.set_ready(self.now());
                 }
+                p.note(Event::Create, g.id.load(Ordering::Relaxed));
                 p.push_next(g);
                 g
             });
@@ -499,7 +513,7 @@ impl<H: Host> Runtime<H> {
 
     /// Monotonic nanoseconds, the base of Python's `time.monotonic`.
     pub fn now(&self) -> u64 {
-        self.clock.now_ns()
+        H::now_ns()
     }
 
     /// The time sysmon last saw: cheap, for lists.

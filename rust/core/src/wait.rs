@@ -18,14 +18,17 @@
 //! - A node is linked only while its owner is inside the wait; the owner takes it out before it goes on.
 //! - The list's lock is taken only by attached threads, with no safe point inside (DESIGN: the rule for locks).
 
+use std::cell::Cell;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use crossbeam_queue::SegQueue;
+
 use crate::host::Host;
 use crate::prim::{Lock, Wake};
 use crate::runtime::Runtime;
-use crate::sched::{Fire, Kind, Park, Phase, Ticket, Verdict, WaitReason, Waker};
+use crate::sched::{Fire, GRef, Kind, M, Park, Phase, Ticket, Verdict, WaitReason, Waker};
 
 /// Membership of one waiter in one list. Lives in the waiter: pinned while linked.
 pub struct Node {
@@ -262,15 +265,38 @@ pub fn block<H: Host, X, E>(
     reason: WaitReason,
     timeout: Option<Duration>,
     slice: Option<Duration>,
+    check: impl FnMut() -> Result<(), E>,
+) -> Result<End, E> {
+    if let Some((m, g)) = rt.current_goroutine() {
+        return block_as(
+            rt,
+            Some((m, g)),
+            &g.waker,
+            latch,
+            reason,
+            timeout,
+            slice,
+            check,
+        );
+    }
+    let w = take_waker();
+    let end = block_as(rt, None, w, latch, reason, timeout, slice, check);
+    // Not by a destructor: a thread may be unwound by force inside (`H::detached`); then the waker is left where it is.
+    put_waker_back(w);
+    end
+}
+
+#[expect(clippy::too_many_arguments, reason = "`block`, with the waiter found")]
+fn block_as<H: Host, X, E>(
+    rt: &'static Runtime<H>,
+    m: Option<(&M<H>, GRef<H>)>,
+    w: &Waker,
+    latch: Option<&Latch<X>>,
+    reason: WaitReason,
+    timeout: Option<Duration>,
+    slice: Option<Duration>,
     mut check: impl FnMut() -> Result<(), E>,
 ) -> Result<End, E> {
-    let m = rt.current_goroutine();
-    let waker: *const Waker = match m {
-        Some((_, g)) => &raw const g.waker,
-        None => thread_waker(),
-    };
-    // SAFETY: a G that runs on this thread, or this thread's own waker: both outlive the wait.
-    let w = unsafe { &*waker };
     if m.is_some() && w.word.take_cancel() {
         return Ok(End::Cancelled);
     }
@@ -290,7 +316,7 @@ pub fn block<H: Host, X, E>(
     let mut node = Node::new();
     if let Some(l) = latch {
         // SAFETY: the node stays on this stack until it is out: `delist` below runs on every path.
-        if !unsafe { l.enlist(&raw mut node, waker, ticket) } {
+        if !unsafe { l.enlist(&raw mut node, w, ticket) } {
             w.word.disarm();
             w.clear_reason();
             return Ok(End::Ready);
@@ -305,11 +331,12 @@ pub fn block<H: Host, X, E>(
     let verdict = match w.park() {
         Park::Fired(v) => v,
         Park::Parked => {
+            let mut ended_here = false;
             while w.word.phase() == Phase::Parked {
                 let left = end.map(|e| e.saturating_duration_since(Instant::now()));
                 if left.is_some_and(|d| d.is_zero()) {
                     // Lost means that another end came first: the phase says so by now.
-                    let _ = w.word.fire(ticket, Verdict::Timeout);
+                    ended_here = w.word.fire(ticket, Verdict::Timeout) == Fire::Wake;
                     break;
                 }
                 let nap = match (left, slice) {
@@ -322,10 +349,15 @@ pub fn block<H: Host, X, E>(
                 {
                     if let Err(e) = check() {
                         failed = Some(e);
-                        let _ = w.word.fire(ticket, Verdict::Timeout);
+                        ended_here = w.word.fire(ticket, Verdict::Timeout) == Fire::Wake;
                         break;
                     }
                 }
+            }
+            // Another one ended the wait and goes on to wake us, by what this waker says now (`Runtime::wake`): it must
+            // not be used for the next wait before that has happened.
+            while !ended_here && !w.woken() {
+                H::detached(|| w.sleep_on(None));
             }
             w.word.start();
             w.word.verdict().expect("a wait that ended has a verdict")
@@ -339,11 +371,13 @@ pub fn block<H: Host, X, E>(
     if let Some((m, g)) = m {
         rt.take_p_again(m, g);
     }
+    if let Some(e) = failed {
+        // A cancel that came first stays pending: this raises something else.
+        w.word.disarm();
+        return Err(e);
+    }
     if verdict == Verdict::Cancel {
         w.word.delivered();
-    }
-    if let Some(e) = failed {
-        return Err(e);
     }
     Ok(match verdict {
         Verdict::Ready => End::Ready,
@@ -358,25 +392,39 @@ pub fn join_fence() {
     fence(Ordering::SeqCst);
 }
 
-static SPARE_WAKERS: crossbeam_queue::SegQueue<&'static Waker> = crossbeam_queue::SegQueue::new();
+static SPARE_WAKERS: SegQueue<&'static Waker> = SegQueue::new();
 
-struct ThreadWaker(&'static Waker);
+/// The waker that a thread keeps at hand.
+struct AtHand(Cell<Option<&'static Waker>>);
 
-impl Drop for ThreadWaker {
+impl Drop for AtHand {
     fn drop(&mut self) {
-        SPARE_WAKERS.push(self.0);
+        if let Some(w) = self.0.take() {
+            SPARE_WAKERS.push(w);
+        }
     }
 }
 
 thread_local! {
-    static WAKER: ThreadWaker = {
-        let w = SPARE_WAKERS.pop().unwrap_or_else(|| Box::leak(Box::new(Waker::new())));
-        w.word.renew_running();
-        ThreadWaker(w)
-    };
+    static AT_HAND: AtHand = const { AtHand(Cell::new(None)) };
 }
 
-/// The waker of this thread: never unmapped, used again by later threads.
-pub fn thread_waker() -> *const Waker {
-    WAKER.with(|w| &raw const *w.0)
+/// A waker for one wait of this thread: never unmapped, used again. A wait inside a wait (a signal handler, called by
+/// `check`, that blocks too) takes another than the one at hand.
+fn take_waker() -> &'static Waker {
+    let w = AT_HAND
+        .try_with(|h| h.0.take())
+        .unwrap_or(None)
+        .or_else(|| SPARE_WAKERS.pop())
+        .unwrap_or_else(|| Box::leak(Box::new(Waker::new())));
+    w.word.renew_running();
+    w
+}
+
+fn put_waker_back(w: &'static Waker) {
+    // The thread may be past its thread-local storage.
+    let other = AT_HAND.try_with(|h| h.0.replace(Some(w)));
+    if let Some(other) = other.unwrap_or(Some(w)) {
+        SPARE_WAKERS.push(other);
+    }
 }

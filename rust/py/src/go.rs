@@ -244,6 +244,7 @@ pub unsafe extern "C" fn spawn(
                 .map(|i| ffi::PyTuple_GET_ITEM(a, i as isize))
                 .collect();
             let mut p = parts(f, items.as_ptr(), argc, null_mut())?;
+            p.site = site::caller();
             if ffi::PyDict_Size(k) > 0 {
                 if p.form == Form::Coroutine {
                     p.discard();

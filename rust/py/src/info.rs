@@ -132,12 +132,15 @@ pub fn _stats(py: Python<'_>) -> PyResult<Py<PyAny>> {
     let (mut n, mut sum, mut max) = (0, 0, 0);
     let mut ps = Vec::new();
     let (mut steals, mut handoffs) = (0, 0);
-    for p in rt.ps() {
+    // Totals over every P that ever was: those that sysmon lends, and those above a lowered gomaxprocs, count too.
+    for p in rt.all_ps() {
+        steals += p.steals.get();
+        handoffs += p.handoffs.get();
+    }
+    for p in rt.ps().iter().take(rt.procs() as usize) {
         n += p.ready_n.get();
         sum += p.ready_sum.get();
         max = max.max(p.ready_max.load(Ordering::Relaxed));
-        steals += p.steals.get();
-        handoffs += p.handoffs.get();
         ps.push((
             p.id,
             p.len(),
@@ -185,6 +188,24 @@ pub fn _stats(py: Python<'_>) -> PyResult<Py<PyAny>> {
         .into_pyobject(py)?
         .into_any()
         .unbind())
+}
+
+/// Turns the recording of events on or off; the previous setting.
+#[pyfunction]
+pub fn _trace(on: bool) -> bool {
+    gorun_core::trace::set(on)
+}
+
+/// The events still in the rings: (nanoseconds, P, event, goroutine), by time.
+#[pyfunction]
+pub fn _trace_events() -> Vec<(u64, u32, &'static str, u64)> {
+    let row = |p: u32| move |e: gorun_core::trace::Entry| (e.at, p, e.event.name(), e.g);
+    let mut all: Vec<_> = rt()
+        .all_ps()
+        .flat_map(|p| p.events().into_iter().map(row(p.id)))
+        .collect();
+    all.sort_unstable();
+    all
 }
 
 /// How many goroutines have not ended. Go's `runtime.NumGoroutine`.

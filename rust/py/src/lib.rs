@@ -196,7 +196,7 @@ mod _gorun {
     #[pymodule_export]
     use crate::goroutine::{_take, current};
     #[pymodule_export]
-    use crate::info::{_goroutines, _live, _stats, num_goroutine};
+    use crate::info::{_goroutines, _live, _stats, _trace, _trace_events, num_goroutine};
     #[pymodule_export]
     use crate::latch::PyLatch;
     #[pymodule_export]
@@ -205,6 +205,14 @@ mod _gorun {
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
         m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        m.add(
+            "__profile__",
+            if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
+        )?;
         m.add("CountDown", m.getattr("Latch")?)?;
         // SAFETY: at import, attached, once.
         unsafe {

@@ -27,12 +27,34 @@ static SITES: Lock<Sites> = Lock::new(Sites {
 /// # Safety
 /// Attached.
 pub unsafe fn here() -> u32 {
-    // SAFETY: attached; the frame is borrowed, the code's reference is ours.
+    // SAFETY: attached; the frame is borrowed.
+    unsafe { of_frame(ffi::PyEval_GetFrame()) }
+}
+
+/// As `here`, of the caller of the running Python function: for functions of the package that wrap `go`.
+///
+/// # Safety
+/// Attached.
+pub unsafe fn caller() -> u32 {
+    // SAFETY: attached; the outer frame is owned by us.
     unsafe {
         let frame = ffi::PyEval_GetFrame();
         if frame.is_null() {
             return 0;
         }
+        let back = ffi::PyFrame_GetBack(frame);
+        let site = of_frame(back);
+        ffi::Py_XDECREF(back.cast());
+        site
+    }
+}
+
+unsafe fn of_frame(frame: *mut ffi::PyFrameObject) -> u32 {
+    if frame.is_null() {
+        return 0;
+    }
+    // SAFETY: attached, a frame; the code's reference is ours.
+    unsafe {
         let code = ffi::PyFrame_GetCode(frame);
         let at = PyFrame_GetLasti(frame);
         let (last_code, last_at, last) = local().last_site.get();

@@ -11,6 +11,7 @@ use super::g::{GRef, flag};
 use super::m::{M, Mode};
 use crate::host::Host;
 use crate::runtime::Runtime;
+use crate::trace::Event;
 
 impl<H: Host> Runtime<H> {
     /// True if one more M may block: the last free one must not, at the limit of threads.
@@ -33,6 +34,7 @@ impl<H: Host> Runtime<H> {
         }
         let Some(p) = m.p.get() else { return };
         p.handoffs.add(1);
+        p.note(Event::HandOff, g.id.load(Ordering::Relaxed));
         m.drop_p();
         self.pass_on(p);
     }
@@ -106,20 +108,27 @@ impl<H: Host> Runtime<H> {
         let Some(p) = m.p.get() else { return };
         if self.wanted() || !p.is_empty() || !self.global.is_empty() || p.shard.next() <= self.now()
         {
-            let ctl = {
+            let (ctl, idle) = {
                 let mut s = self.sched.lock();
                 let ctl = self.pop_wanting(&mut s).or_else(|| self.pop_idle_m(&mut s));
-                if ctl.is_some() {
+                // No M wants a P while one is idle.
+                let idle = ctl.and_then(|_| s.idle_ps.pop());
+                if idle.is_some() {
+                    self.idle_ps.fetch_sub(1, Ordering::Relaxed);
+                } else if ctl.is_some() {
                     s.wanting.push_back(m.ctl);
                     self.wanting.fetch_add(1, Ordering::Relaxed);
                 }
-                ctl
+                (ctl, idle)
             };
             // Without another M nobody could take the P: then this yield is none.
             if let Some(c) = ctl {
                 m.drop_p();
                 self.hand_to(c, p);
-                self.await_p(m);
+                match idle {
+                    Some(id) => m.hold(self.p(id)),
+                    None => self.await_p(m),
+                }
             }
         }
         m.leave();

@@ -18,6 +18,7 @@ use super::p::P;
 use super::queue::Packet;
 use crate::host::Host;
 use crate::runtime::Runtime;
+use crate::trace::Event;
 
 const GLOBAL_EVERY: u64 = 61;
 const TIMERS_EVERY: u64 = 16;
@@ -121,6 +122,7 @@ impl<H: Host> Runtime<H> {
             }
             if let Some(g) = victim.steal_into(p).or_else(|| victim.steal_next()) {
                 p.steals.add(1);
+                p.note(Event::Steal, g.id.load(Ordering::Relaxed));
                 return Some(g);
             }
         }

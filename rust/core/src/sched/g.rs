@@ -115,15 +115,20 @@ impl Waker {
         self.reason.store(0, Ordering::Relaxed);
     }
 
-    /// Wakes the thread that sleeps in `sleep_on`. Spurious calls are harmless.
+    /// Wakes the thread that sleeps in `sleep_on`, which waits for this before it uses the waker again.
     pub fn wake_thread(&self) {
         self.futex.store(1, Ordering::Release);
         futex_wake(&self.futex, 1);
     }
 
+    /// True once the winner of the wait has come to `wake_thread`.
+    pub fn woken(&self) -> bool {
+        self.futex.load(Ordering::Acquire) == 1
+    }
+
     /// Sleeps until woken, `timeout` or a signal. The caller looks at the state word afterwards.
     pub fn sleep_on(&self, timeout: Option<std::time::Duration>) -> Wake {
-        if self.futex.load(Ordering::Acquire) == 1 {
+        if self.woken() {
             return Wake::Woken;
         }
         futex_wait(&self.futex, 0, timeout)
@@ -131,7 +136,7 @@ impl Waker {
 
     /// Commits to waiting as a thread does.
     pub fn park(&self) -> Park {
-        self.word.park()
+        self.word.park_held()
     }
 }
 

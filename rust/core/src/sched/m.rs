@@ -16,6 +16,7 @@ use super::probe::Probe;
 use crate::host::{Host, Outcome};
 use crate::prim::{Lock, Parker};
 use crate::runtime::Runtime;
+use crate::trace::Event;
 
 /// What others may know of an M.
 pub struct MCtl<H: Host> {
@@ -180,6 +181,10 @@ impl<H: Host> Runtime<H> {
         H::set_current(&raw const m);
         self.m_arrived();
         while self.m_turn(&m) {}
+        if self.forked() {
+            // The locks of the parent's runtime may be held by threads that are not here.
+            return;
+        }
         H::set_current(std::ptr::null());
         H::m_stopping(self, id);
         *ctl.probe.lock() = None;
@@ -201,6 +206,8 @@ impl<H: Host> Runtime<H> {
     fn run(&'static self, m: &M<H>, g: GRef<H>) {
         let p = m.p.get().expect("find leaves a P when it returns work");
         p.runs.add(1);
+        let id = g.id.load(Ordering::Relaxed);
+        p.note(Event::Start, id);
         if let Some(at) = g.take_ready() {
             self.note_ready(p, at);
         }
@@ -217,6 +224,14 @@ impl<H: Host> Runtime<H> {
         // Freed here, where the P's cache is at hand. `reset` drops references, so it comes before `enter`.
         let freed = outcome == Outcome::Done && g.release() && self.clear(g);
         let held = m.mode.get() == Mode::Body && m.enter();
+        if let Some(p) = m.p.get() {
+            let event = match outcome {
+                Outcome::Done => Event::End,
+                Outcome::Parked => Event::Park,
+                Outcome::Yield => Event::Yield,
+            };
+            p.note(event, id);
+        }
         match outcome {
             Outcome::Done if !freed => {}
             Outcome::Done => match m.p.get() {

@@ -17,6 +17,7 @@ use super::pool::{BATCH, Pool};
 use super::queue::{self, Global, Packet};
 use super::timers::Shard;
 use crate::host::Host;
+use crate::trace::{self, Entry, Event, Ring};
 
 /// Goroutine numbers are taken in blocks.
 const ID_BLOCK: u64 = 16;
@@ -71,6 +72,7 @@ pub struct P<H: Host> {
     pub preempt: AtomicBool,
     /// Timers armed under this P.
     pub shard: Shard,
+    ring: Ring,
 }
 
 // SAFETY: the cells are guarded by `owner` (file head); all else is atomic.
@@ -108,6 +110,7 @@ impl<H: Host> P<H> {
             stealable: AtomicBool::new(false),
             preempt: AtomicBool::new(false),
             shard: Shard::new(now),
+            ring: Ring::default(),
         }
     }
 
@@ -193,6 +196,18 @@ impl<H: Host> P<H> {
     /// True if nothing waits here, to the same precision.
     pub fn is_empty(&self) -> bool {
         self.runnext.load(Ordering::Acquire).is_null() && self.stealer.is_empty()
+    }
+
+    /// Records an event, if recording is on. Executed only by the holder.
+    pub fn note(&self, event: Event, g: u64) {
+        if trace::is_on() {
+            self.ring.record(H::now_ns(), event, g);
+        }
+    }
+
+    /// The events that are still in the ring. Can be executed by anybody.
+    pub fn events(&self) -> Vec<Entry> {
+        self.ring.read()
     }
 
     /// A vacant G. Executed only by the owner.

@@ -25,6 +25,8 @@ const VERDICT_SHIFT: u32 = 5;
 const PENDING: u64 = 1 << 7;
 /// Inside a shield: cancels stay pending.
 const SHIELD: u64 = 1 << 8;
+/// Parked by a thread that sleeps on it: nobody may take it aside.
+const HELD: u64 = 1 << 9;
 const TICKET_SHIFT: u32 = 16;
 const TICKET_ONE: u64 = 1 << TICKET_SHIFT;
 
@@ -209,7 +211,7 @@ impl StateWord {
                 w & !PENDING
             } else {
                 let cut = if cuttable { CUT } else { 0 };
-                ((w & !(VERDICT | CUT)) + TICKET_ONE) | ARMED | cut
+                ((w & !(VERDICT | CUT | HELD)) + TICKET_ONE) | ARMED | cut
             }
         });
         debug_assert!(matches!(old & PHASE, RUNNING));
@@ -231,12 +233,21 @@ impl StateWord {
 
     /// Commits to waiting: Running to Parked, unless somebody fired already.
     pub fn park(&self) -> Park {
+        self.park_as(0)
+    }
+
+    /// As `park`, for a thread that stays and sleeps: `inspect` leaves it alone.
+    pub fn park_held(&self) -> Park {
+        self.park_as(HELD)
+    }
+
+    fn park_as(&self, held: u64) -> Park {
         let mut fired = None;
         self.update(|w| {
             debug_assert_eq!(w & PHASE, RUNNING);
             fired = if w & ARMED != 0 { None } else { Verdict::of(w) };
             if w & ARMED != 0 {
-                w + (PARKED - RUNNING)
+                (w + (PARKED - RUNNING)) | held
             } else {
                 w
             }
@@ -343,7 +354,7 @@ impl StateWord {
     pub fn inspect(&self) -> bool {
         let mut won = false;
         self.update(|w| {
-            won = w & PHASE == PARKED && w & ARMED != 0;
+            won = w & PHASE == PARKED && w & (ARMED | HELD) == ARMED;
             if won { w - (PARKED - RUNNING) } else { w }
         });
         won

@@ -15,6 +15,7 @@ use super::probe::Verdict;
 use crate::host::Host;
 use crate::prim::{futex_wait, futex_wake};
 use crate::runtime::Runtime;
+use crate::trace::Event;
 
 const AWAKE: u32 = 0;
 const NAP: u32 = 1;
@@ -215,7 +216,12 @@ impl<H: Host> Runtime<H> {
         if !waits {
             return false;
         }
-        let ctl = self.m_ctl(p.m.load(Ordering::Relaxed));
+        let id = p.m.load(Ordering::Relaxed);
+        if id == u32::MAX {
+            // It was let go since `in_body`.
+            return false;
+        }
+        let ctl = self.m_ctl(id);
         let verdict = match &*ctl.probe.lock() {
             Some(probe) => probe.sample(&self.interp(), now),
             None => return false,
@@ -228,6 +234,7 @@ impl<H: Host> Runtime<H> {
             ctl.without_p.store(true, Ordering::Relaxed);
             p.m.store(u32::MAX, Ordering::Relaxed);
             p.handoffs.add(1);
+            p.note(Event::Retake, 0);
             self.pass_on(p);
             return true;
         }
