@@ -96,12 +96,10 @@ pub fn _goroutines(py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
                 Some(l) => l.with(|e, _| (e.name.clone(), e.tags.clone())),
                 None => (None, None),
             };
-            let none = || py.None();
-            // SAFETY: attached; owned objects.
-            let obj = |o: Option<crate::body::Owned>| {
-                o.map_or_else(none, |o| unsafe {
-                    Bound::from_borrowed_ptr(py, o.as_ptr()).unbind()
-                })
+            let obj = |o: Option<crate::body::Owned>| match o {
+                // SAFETY: attached; an owned object.
+                Some(o) => unsafe { Bound::from_borrowed_ptr(py, o.as_ptr()).unbind() },
+                None => py.None(),
             };
             // SAFETY: the site is written before the goroutine is known.
             let created = site::describe(unsafe { (*g.body.get()).site });

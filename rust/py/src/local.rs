@@ -50,7 +50,7 @@ thread_local! {
 
 /// This thread's values. The result must not leave the thread (nothing here is Sync, so it cannot).
 pub fn local() -> &'static Local {
-    let p: *const Local = LOCAL.with(|l| std::ptr::from_ref(l));
+    let p: *const Local = LOCAL.with(std::ptr::from_ref);
     // SAFETY: nothing in it has a destructor, so it is valid until the thread is gone, and we are on it.
     unsafe { &*p }
 }

@@ -585,8 +585,8 @@ pub fn loop_runs_here() -> bool {
 
 fn yielded(this: *mut PyObject) -> *mut PyObject {
     let foreign = local().foreign_yield.replace(null_mut());
-    // SAFETY: attached.
     if foreign.is_null() {
+        // SAFETY: attached; a live object.
         unsafe { ffi::Py_NewRef(this) }
     } else {
         foreign

@@ -46,7 +46,7 @@ impl<H: Host> Runtime<H> {
 
     fn look(&'static self, p: &'static P<H>, turn: u64) -> Option<GRef<H>> {
         if turn % GLOBAL_EVERY == 0
-            && let Some(g) = self.from_global(p)
+            && let Some(g) = self.take_global(p)
         {
             return Some(g);
         }
@@ -63,7 +63,7 @@ impl<H: Host> Runtime<H> {
         if let Some(g) = p
             .pop()
             .or_else(|| p.pop_next())
-            .or_else(|| self.from_global(p))
+            .or_else(|| self.take_global(p))
         {
             return Some(g);
         }
@@ -72,7 +72,7 @@ impl<H: Host> Runtime<H> {
     }
 
     /// Takes a packet of the global queue; the rest of a batch goes to the local one.
-    fn from_global(&'static self, p: &'static P<H>) -> Option<GRef<H>> {
+    fn take_global(&'static self, p: &'static P<H>) -> Option<GRef<H>> {
         match self.global.pop()? {
             Packet::One(g) => {
                 // A few more, so that singles from outside cost one visit for several.
