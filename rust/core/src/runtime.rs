@@ -252,7 +252,10 @@ impl<H: Host> Runtime<H> {
             return true;
         }
         self.start_sysmon();
-        if self.sched.lock().live == 0 && !self.start_m() && self.sched.lock().live == 0 {
+        if self.idle_ms.load(Ordering::Relaxed) == 0
+            && !self.start_m()
+            && self.sched.lock().live == 0
+        {
             return false;
         }
         self.started.store(true, Ordering::Release);
@@ -265,8 +268,9 @@ impl<H: Host> Runtime<H> {
     }
 
     /// Stops every M that comes by; waits up to `wait` seconds, detached, until all have ended. True if they have.
-    /// Afterwards `ensure_started` begins anew. Goroutines stay where they are.
-    pub fn stop(&'static self, wait: f64) -> bool {
+    /// Afterwards `ensure_started` begins anew, also if some M is still busy (it goes on, and counts again), unless it
+    /// was `for_good`. Goroutines stay where they are.
+    pub fn stop(&'static self, wait: f64, for_good: bool) -> bool {
         self.stopping.store(true, Ordering::SeqCst);
         let end = self.now().saturating_add((wait * 1e9) as u64);
         let ended = H::detached(|| {
@@ -289,7 +293,7 @@ impl<H: Host> Runtime<H> {
                     .park(Some(std::time::Duration::from_nanos(left.min(10_000_000))));
             }
         });
-        if ended {
+        if !for_good {
             self.started.store(false, Ordering::Release);
             self.stopping.store(false, Ordering::SeqCst);
         }

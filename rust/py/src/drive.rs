@@ -53,12 +53,12 @@ pub fn intend(op: *mut PyObject, intent: Intent) {
     local().intent.set((op, intent));
 }
 
-/// Stops a forced unwinding for good: the thread hangs, as newer interpreters let it.
-struct HangOnUnwind;
+/// Stops a forced unwinding for good: the thread hangs, as newer interpreters let it. A panic passes.
+pub struct HangOnUnwind;
 
 impl Drop for HangOnUnwind {
     fn drop(&mut self) {
-        loop {
+        while !std::thread::panicking() {
             // SAFETY: waits for a signal; no arguments.
             unsafe { libc::pause() };
         }

@@ -77,7 +77,9 @@ fn yield_here() -> Res<()> {
 /// The life of an M, called by its thread.
 #[pyfunction]
 fn _m_main(id: u32) {
+    let guard = drive::HangOnUnwind;
     rt().m_main(id);
+    std::mem::forget(guard);
 }
 
 /// The previous number of Ps; sets it when `n` is not 0 (checked by the caller).
@@ -120,10 +122,10 @@ fn _set_finalizing() {
     rt::set_finalizing();
 }
 
-/// Stops the Ms; True if all ended within `wait` seconds.
+/// Stops the Ms; True if all ended within `wait` seconds. After `_set_finalizing` it is for good.
 #[pyfunction]
 fn _stop(wait: f64) -> bool {
-    rt().stop(wait)
+    rt().stop(wait, rt::finalizing())
 }
 
 /// Begins a `blocking()` section; True if there is a goroutine whose P was given away.

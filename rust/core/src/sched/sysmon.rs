@@ -140,7 +140,8 @@ impl<H: Host> Runtime<H> {
             self.sysmon.word.store(NAP, Ordering::Relaxed);
             let before = delay;
             self.sysmon.nap(NAP, Some(self.nap_until_timer(delay)));
-            if self.look_around(&mut notes) {
+            // While Ms end, their thread states go: those are not looked at any more.
+            if !self.stopping() && self.look_around(&mut notes) {
                 (delay, quiet) = (NAP_MIN, 0);
             } else {
                 quiet += 1;
