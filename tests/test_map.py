@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 
 import gorun
+from gorun._gorun import Latch
 from gorun._map import flow
+from gorun._map.threads import ThreadCarrier
 
 HANG = 30.0  # seconds that only a broken run takes
 
@@ -148,11 +150,12 @@ def test_unordered_gives_each_as_it_comes(gate: Gate) -> None:
 
 def test_an_item_may_wait_for_its_neighbour() -> None:
     # Mutation: without `chunk`, a worker takes two items at a time.
-    meet = threading.Barrier(2)
+    ran = [threading.Event() for _ in range(3060)]
 
     def item(n: int) -> int:
-        if n >= 3000:  # by then the run-ahead for short items is long
-            meet.wait(HANG)
+        if n >= 3000 and n % 2 == 0:  # by then the run-ahead for short items is long
+            assert ran[n + 1].wait(HANG)
+        ran[n].set()
         return n
 
     assert list(range(3060)) == list(gorun.map(item, range(3060), workers=2))
@@ -203,7 +206,7 @@ def test_an_endless_input_is_run_ahead_of_by_a_bounded_number() -> None:
 
 
 def test_only_the_thread_that_calls_next_advances_the_input() -> None:
-    # Mutation: `_run` of a worker pulls from the input itself (a `submit` from there).
+    # Mutation: `_feed` runs in a thread of its own.
     source = Counted(5000)
     m = gorun.map(square, source)
     assert 0 == next(m)
@@ -262,19 +265,25 @@ def test_the_input_is_let_go_when_the_map_ends() -> None:
     assert [True] == ended
 
 
-def test_a_result_that_was_given_is_kept_by_nobody() -> None:
-    # Mutation: `_run` does not let go of its value.
-    class Result:
+def test_items_and_results_that_are_through_are_kept_by_nobody(gate: Gate) -> None:
+    # Mutation: `_run` does not let go of its item and value.
+    class Thing:
         pass
 
-    refs = []
-    m = gorun.map(lambda _: Result(), range(20), workers=2, buffer=2)
-    for result in m:
-        refs.append(weakref.ref(result))
-        del result
-    until(lambda: gc.collect() >= 0 and not any(ref() for ref in refs))
-    assert len(refs) == 20
-    assert [] == list(m)
+    things = [Thing() for _ in range(3)]
+    refs = [weakref.ref(thing) for thing in things]
+
+    def item(thing: Thing) -> Thing:
+        if thing is refs[2]():
+            gate.wait()
+        return thing
+
+    with gorun.map(item, (things.pop(0) for _ in range(3)), workers=1) as m:
+        next(m)
+        next(m)
+        until(lambda: gc.collect() >= 0 and not refs[0]() and not refs[1]())
+        assert refs[2]()
+        gate.open()
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -306,19 +315,22 @@ def test_raise_gives_the_results_before_then_the_first_error_in_order(gate: Gate
 
 
 def test_raise_cancels_the_rest() -> None:
-    # Mutation: `end` does not cancel the carrier.
+    # Mutations: `end` does not cancel the carrier; `drop_behind` is not called.
     ran = []
+    begun = threading.Event()
 
     def item(n: int) -> None:
         ran.append(n)
         if n == 1:
+            assert begun.wait(HANG)
             raise ValueError(n)
         if n == 2:
+            begun.set()
             gorun.sleep(HANG * 10)
 
     with pytest.raises(ValueError, match="1"):
         list(gorun.map(item, range(100), workers=2, buffer=50))
-    assert len(ran) < 10
+    assert [0, 1, 2] == sorted(ran)
 
 
 def test_raise_stops_the_input_at_once(gate: Gate) -> None:
@@ -584,12 +596,17 @@ def test_workers_is_how_many_run_at_a_time() -> None:
 # ---- the end ------------------------------------------------------------------------------------
 
 
-def test_no_worker_outlives_the_loop() -> None:
+def test_no_worker_outlives_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutation: `join` does nothing. Exactly, and at once: no waiting here.
+    def rest(self: ThreadCarrier) -> Latch | None:
+        time.sleep(0.02)  # the worker is late to see that nothing is left
+        return usual(self)
+
+    usual = ThreadCarrier.rest
+    monkeypatch.setattr(ThreadCarrier, "rest", rest)
     before = gorun.num_goroutine()
-    for _ in range(50):
-        assert [0, 1, 4] == list(gorun.map(square, range(3), workers=3))
-        assert before == gorun.num_goroutine()
+    assert [0, 1, 4] == list(gorun.map(square, range(3), workers=3))
+    assert before == gorun.num_goroutine()
 
 
 def close(m: Any) -> None:
@@ -606,29 +623,39 @@ def drop(m: Any) -> None:
 
 
 @pytest.mark.parametrize("way", [close, leave, drop])
-def test_the_rest_is_cancelled_and_nothing_is_left(way: Callable[[Any], None]) -> None:
-    # Mutations: `cancel` does not clear `work`; ... does not wake the idle; ... does not cancel.
-    ran = []
+def test_the_rest_is_cancelled_and_nothing_is_left(gate: Gate, way: Callable[[Any], None]) -> None:
+    # Mutations: `cancel` keeps `work`, and `_run` does not look at `cancelled`; `cancel` cancels
+    # no goroutine; `close` does nothing.
+    ran, cut = [], []
 
     def item(n: int) -> int:
         ran.append(n)
         if n == 2:
-            gorun.sleep(HANG * 10)
+            gate.wait()  # outside gorun: runs on
+        if n == 3:
+            try:
+                gorun.sleep(HANG * 10)
+            except gorun.Cancelled as error:
+                cut.append(error.reason)
+                raise
         return n
 
     before = gorun.num_goroutine()
-    m = gorun.map(item, Counted(), workers=1, buffer=50)
+    m = gorun.map(item, Counted(), workers=2, buffer=50)
     assert [0, 1] == [next(m), next(m)]
-    until(lambda: len(ran) == 3)
+    until(lambda: len(ran) == 4)
     way(m)
     assert [] == list(m)
     way(m)  # again does no harm
+    gate.open()
     until(lambda: gorun.num_goroutine() == before)
-    assert [0, 1, 2] == ran
+    assert [0, 1, 2, 3] == sorted(ran)
+    assert ["gorun.map was closed"] == cut
 
 
 def test_idle_workers_end_with_the_map_that_nobody_holds() -> None:
-    # Mutation: `Worker` refers to the flow (`self._flow = ...`), or `__del__` does nothing.
+    # Mutations: the carrier refers to the `Map`; `__del__` does nothing; `cancel` neither wakes
+    # the idle nor cancels them.
     before = gorun.num_goroutine()
     m = gorun.map(square, Counted(), workers=2, buffer=4)
     next(m)
@@ -727,10 +754,18 @@ VAR = contextvars.ContextVar("VAR", default="unset")
 
 def test_workers_see_the_context_of_the_call() -> None:
     # Mutations: the context is copied in `_start`; the workers share one context.
+    meet = threading.Barrier(2)  # so two workers have one each
+
+    def item(n: int) -> str:
+        found = VAR.get()
+        VAR.set("inside")
+        meet.wait(HANG)
+        return found
+
     VAR.set("at the call")
-    m = gorun.map(lambda _: (VAR.get(), VAR.set("inside"))[0], range(1), workers=1)
+    m = gorun.map(item, range(2), workers=2)
     VAR.set("later")
-    assert ["at the call"] == list(m)
+    assert ["at the call"] * 2 == list(m)
     assert VAR.get() == "later"
 
 

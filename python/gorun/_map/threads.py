@@ -136,9 +136,7 @@ class ThreadCarrier:
         self.work.clear()
         self._wake_idle()
         self._wake_front()
-        with suppress(IndexError):
-            while True:
-                self._team.popleft().cancel(reason)
+        self._cancel_team(reason)
 
     def join(self) -> None:
         with suppress(IndexError):
@@ -225,6 +223,13 @@ class ThreadCarrier:
             oldest = self._team.popleft()
             if not oldest.done():
                 self._team.append(oldest)
+        if self.cancelled:  # in between; then one of them may have been missed
+            self._cancel_team()
+
+    def _cancel_team(self, reason: str = "gorun.map was closed") -> None:
+        with suppress(IndexError):
+            while True:
+                self._team.popleft().cancel(reason)
 
     def _wake_idle(self) -> None:
         with suppress(IndexError):

@@ -576,7 +576,8 @@ impl<H: Host> Runtime<H> {
         let _ = self.interp.set(interp);
     }
 
-    pub(crate) fn interp(&self) -> Interp {
+    /// What sysmon was told about the interpreter.
+    pub fn interp(&self) -> Interp {
         self.interp.get().cloned().unwrap_or_default()
     }
 

@@ -188,6 +188,12 @@ pub fn _stats(py: Python<'_>) -> PyResult<Py<PyAny>> {
         .unbind())
 }
 
+/// Which uses of private layout are on: (contexts, system calls of threads).
+#[pyfunction]
+pub fn _tricks() -> (bool, bool) {
+    (crate::context::is_on(), rt().interp().trust_syscall)
+}
+
 /// Turns the recording of events on or off; the previous setting.
 #[pyfunction]
 pub fn _trace(on: bool) -> bool {
