@@ -24,13 +24,27 @@ if TYPE_CHECKING:
 # ---- Ms ------------------------------------------------------------------------------------
 
 
+class _NoWait(threading.Event):
+    """The event by which ``Thread.start`` waits for the new thread: here nobody waits.
+
+    An M that starts another one has work to do, and the wait is a switch there and back (and on
+    GIL builds the new thread would take the interpreter first). If a later Python waits in another
+    way, starting is only slower.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+
 def start_thread(number: int) -> None:
     """Start the thread of M ``number``: a daemon, so that a blocked one never holds up the exit."""
     from gorun import _gorun
 
-    threading.Thread(
+    thread = threading.Thread(
         target=_gorun._m_main, args=(number,), name=f"gorun-m{number}", daemon=True
-    ).start()
+    )
+    vars(thread)["_started"] = _NoWait()
+    thread.start()
 
 
 def m_started() -> None:

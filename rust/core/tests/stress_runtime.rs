@@ -174,6 +174,20 @@ fn stress<const GIL: bool>() {
         round(rt, seed);
         n += 1;
     }
+    if std::env::var_os("GORUN_STRESS").is_some() {
+        let sum = |f: fn(&gorun_core::sched::P<Test<GIL>>) -> u64| {
+            rt.ps().iter().map(|p| f(p)).sum::<u64>()
+        };
+        eprintln!(
+            "{n} rounds, {:?} goroutines, {} Ms, {} runs, {} steals, {} hand-offs, {} parks",
+            rt.counts(),
+            rt.ctls().len(),
+            sum(|p| p.runs.get()),
+            sum(|p| p.steals.get()),
+            sum(|p| p.handoffs.get()),
+            sum(|p| p.parks.get())
+        );
+    }
     assert!(n > 0);
     assert!(attached::<GIL, _>(|| rt.stop(PATIENCE.as_secs_f64(), false)));
 }
