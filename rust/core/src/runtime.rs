@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A runtime is leaked: it lives as long as the process. A fork makes a new one in the child and leaves the old one
 //!   alone, because its threads are gone and its locks may be held.
-//! - Lock order: `sched`, then a shard's wheel. The pool's lock, a latch's lock and `ctls` are leaves.
+//! - Lock order: `made_ps`, `sched`, then a shard's wheel. The pool's lock, a latch's lock and `ctls` are leaves.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
@@ -142,45 +142,40 @@ impl<H: Host> Runtime<H> {
     }
 
     fn resize(&'static self, change: impl FnOnce()) {
-        let mut made = self.made_ps.lock();
-        let mut s = self.sched.lock();
-        change();
-        let limit = self.limit();
-        while *made < limit {
-            let p: &'static P<H> = Box::leak(Box::new(P::new(*made, self.now())));
-            let _ = self.ps[*made as usize].set(p);
-            *made += 1;
-        }
-        // Those above the limit rest; those that rested below it come back.
-        s.idle_ps.retain(|&id| {
-            let keep = id < limit;
-            if !keep {
-                self.put_to_rest(self.p(id));
+        let removed: Vec<u32> = {
+            let mut made = self.made_ps.lock();
+            let mut s = self.sched.lock();
+            change();
+            let limit = self.limit();
+            while *made < limit {
+                let p: &'static P<H> = Box::leak(Box::new(P::new(*made, self.now())));
+                let _ = self.ps[*made as usize].set(p);
+                *made += 1;
             }
-            keep
-        });
-        for id in 0..limit {
-            if self.p(id).resting.swap(false, Ordering::Relaxed) {
-                s.idle_ps.push(id);
+            // Those above the limit go to rest; those that rested below it come back.
+            let removed = s
+                .idle_ps
+                .iter()
+                .copied()
+                .filter(|&id| id >= limit)
+                .collect();
+            s.idle_ps.retain(|&id| id < limit);
+            for id in 0..limit {
+                if self.p(id).resting.swap(false, Ordering::Relaxed) {
+                    s.idle_ps.push(id);
+                }
             }
+            self.idle_ps
+                .store(s.idle_ps.len() as u32, Ordering::Relaxed);
+            let list: Vec<_> = (0..limit).map(|id| self.p(id)).collect();
+            self.active
+                .store(Box::into_raw(Box::new(list)), Ordering::Release);
+            removed
+        };
+        for id in removed {
+            self.rest_p(self.p(id));
         }
-        // Ms that want a P come first: no P is idle while one of them waits.
-        let mut handed = Vec::new();
-        while !s.idle_ps.is_empty() {
-            let Some(w) = self.pop_wanting(&mut s) else {
-                break;
-            };
-            handed.extend(s.idle_ps.pop().map(|id| (w, self.p(id))));
-        }
-        self.idle_ps
-            .store(s.idle_ps.len() as u32, Ordering::Relaxed);
-        let list: Vec<_> = (0..limit).map(|id| self.p(id)).collect();
-        self.active
-            .store(Box::into_raw(Box::new(list)), Ordering::Release);
-        drop(s);
-        for (w, p) in handed {
-            self.hand_to(w, p);
-        }
+        self.serve_wanting();
     }
 
     // ---- Ms ----

@@ -8,7 +8,7 @@ use pyo3::ffi;
 
 use crate::errors::{Raised, Res, attached, set, thread_limit};
 use crate::goroutine;
-use crate::rt::{Rt, rt};
+use crate::rt::{Rt, left_behind, rt};
 
 /// The longest that the main thread sleeps without a look at signals. A signal that wakes it is seen at once.
 const SLICE: Duration = Duration::from_millis(50);
@@ -21,8 +21,8 @@ pub enum Waited {
 }
 
 fn on_main_thread() -> bool {
-    // SAFETY: no arguments, cannot fail. On Linux the main thread's number is the process's.
-    unsafe { libc::syscall(libc::SYS_gettid) == libc::c_long::from(libc::getpid()) }
+    // On Linux the main thread's number is the process's.
+    crate::rt::this_thread() == std::process::id()
 }
 
 /// Waits for a latch (or, without one, for the time alone) as the calling thread or goroutine. Attached.
@@ -42,12 +42,24 @@ pub fn wait<E>(
         }
     };
     let slice = main.then_some(SLICE);
-    match block(rt, latch, reason, timeout, slice, check)? {
+    let end = block(rt, latch, reason, timeout, slice, check)?;
+    if left_behind() && rt.current_goroutine().is_none() {
+        return Err(end_thread());
+    }
+    match end {
         End::Ready => Ok(Waited::Ready),
         End::Timeout => Ok(Waited::Timeout),
         End::Cancelled => Err(goroutine::raise_cancelled(rt)),
         End::ThreadLimit => Err(too_many(rt)),
     }
+}
+
+/// A daemon thread whose wait ends because the interpreter goes down: it ends as quietly as Python lets it. What it
+/// waited for was cancelled by the exit, and nobody could make sense of a traceback that says so.
+fn end_thread() -> Raised {
+    // SAFETY: attached; statics of the interpreter.
+    unsafe { ffi::PyErr_SetNone(ffi::PyExc_SystemExit) };
+    Raised
 }
 
 /// Delivers a pending cancel to the goroutine that runs here, if there is one.

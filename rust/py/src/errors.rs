@@ -27,7 +27,13 @@ macro_rules! lazies {
                 Err(_) => py.None().into_ptr(),
             }
         }
-    )+)+};
+    )+)+
+        /// Looks all of them up, at import: an import lets other threads run, and a fork in the middle of one would
+        /// leave the cell in the child in work for ever.
+        pub fn look_up(py: Python<'_>) {
+            $($($get(py);)+)+
+        }
+    };
 }
 
 lazies! {

@@ -104,7 +104,8 @@ fn _max_threads(n: u32) -> u32 {
 
 /// Makes the runtime. Once, by the package.
 #[pyfunction]
-fn _init(procs: u32, max_threads: u32) {
+fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
+    errors::look_up(py);
     rt::init(procs, max_threads);
     context::set_up();
     host::set_up_probe(rt());

@@ -404,15 +404,15 @@ impl Op {
     }
 
     fn conclude_foreign(&mut self) -> Res<*mut PyObject> {
+        // Without a dormant G it never waited: it could go on at once, or was only to try.
+        let armed = self.g.is_some();
         let verdict = match self.g {
             Some(g) => g.waker.word.verdict().unwrap_or(Verdict::Ready),
             None => Verdict::Ready,
         };
         self.leave_foreign();
         match verdict {
-            Verdict::Ready if self.what != What::Sleep && self.what != What::Gosched => {
-                self.value()
-            }
+            Verdict::Ready if armed && self.what == What::Event => self.value(),
             _ if self.what == What::Event && !self.happened() => self.timed_out(),
             _ => self.value(),
         }

@@ -1,7 +1,7 @@
 //! The one runtime of this process, and the thread-local M. A fork replaces the runtime in the child.
 
 use std::ptr::null;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{GRef, M};
@@ -15,8 +15,8 @@ pub type Rt = &'static Runtime<Py>;
 pub type PyG = GRef<Py>;
 
 static RT: AtomicPtr<Runtime<Py>> = AtomicPtr::new(std::ptr::null_mut());
-/// Set once the interpreter is going down: `go` refuses.
-static FINALIZING: AtomicBool = AtomicBool::new(false);
+/// The thread that takes the interpreter down, or 0: from then on `go` refuses.
+static FINALIZER: AtomicU32 = AtomicU32::new(0);
 /// What `gomaxprocs` and `max_threads` are when a (new) runtime is made.
 static PROCS: AtomicU32 = AtomicU32::new(1);
 static MAX_THREADS: AtomicU32 = AtomicU32::new(10_000);
@@ -57,12 +57,24 @@ pub fn after_fork() {
     crate::host::set_up_probe(fresh);
 }
 
-/// The interpreter goes down: no new goroutines.
+/// The interpreter goes down, by this thread: no new goroutines.
 pub fn set_finalizing() {
-    FINALIZING.store(true, Ordering::Release);
+    FINALIZER.store(this_thread(), Ordering::Release);
 }
 
 /// True once the interpreter goes down.
 pub fn finalizing() -> bool {
-    FINALIZING.load(Ordering::Acquire)
+    FINALIZER.load(Ordering::Acquire) != 0
+}
+
+/// True for a thread that the exit leaves behind: a daemon thread, or an M.
+pub fn left_behind() -> bool {
+    let by = FINALIZER.load(Ordering::Acquire);
+    by != 0 && by != this_thread()
+}
+
+/// The kernel's number of this thread.
+pub fn this_thread() -> u32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }

@@ -99,13 +99,26 @@ impl<H: Host> Runtime<H> {
         true
     }
 
+    /// Takes an idle M out of the list: the timekeeper only if there is no other, because then nobody else would get up
+    /// for the timers (the next M that goes idle takes over, and until then sysmon does).
     pub(crate) fn pop_idle_m(&self, s: &mut Sched<H>) -> Option<&'static MCtl<H>> {
-        let m = s.idle_ms.pop()?;
+        let at = s
+            .idle_ms
+            .iter()
+            .rposition(|m| s.timekeeper != Some(m.id))
+            .or_else(|| s.idle_ms.len().checked_sub(1))?;
+        let m = s.idle_ms.remove(at);
         self.idle_ms.fetch_sub(1, Ordering::Relaxed);
-        if s.timekeeper == Some(m.id) {
-            s.timekeeper = None;
-        }
+        self.no_timekeeper(s, m.id);
         Some(m)
+    }
+
+    /// If M `id` was the timekeeper, it is no longer.
+    fn no_timekeeper(&self, s: &mut Sched<H>, id: u32) {
+        if s.timekeeper == Some(id) {
+            s.timekeeper = None;
+            self.keeper_deadline.store(u64::MAX, Ordering::SeqCst);
+        }
     }
 
     fn pop_idle_p(&'static self, s: &mut Sched<H>) -> &'static P<H> {
@@ -133,15 +146,16 @@ impl<H: Host> Runtime<H> {
         let wanting = {
             let mut s = self.sched.lock();
             if p.id >= self.limit() {
-                self.put_to_rest(p);
-                None
-            } else if let Some(w) = self.pop_wanting(&mut s) {
-                Some(w)
-            } else {
+                drop(s);
+                self.rest_p(p);
+                return;
+            }
+            let w = self.pop_wanting(&mut s);
+            if w.is_none() {
                 s.idle_ps.push(p.id);
                 self.idle_ps.fetch_add(1, Ordering::Relaxed);
-                None
             }
+            w
         };
         // Pairs with the fence in `submit`.
         fence(Ordering::SeqCst);
@@ -150,15 +164,50 @@ impl<H: Host> Runtime<H> {
         }
     }
 
-    /// A free P above the limit rests. What lies in its queue (it was taken from an M that blocked) must not rest with
-    /// it: nobody looks there. Under the lock of the lists.
-    pub(crate) fn put_to_rest(&self, p: &P<H>) {
-        if !p.is_empty() {
+    /// Lays a free P to rest that lies above `gomaxprocs`. Nobody looks at resting Ps, so what is queued there moves on.
+    pub(crate) fn rest_p(&'static self, p: &'static P<H>) {
+        let full = !p.is_empty();
+        if full {
             let token = p.owner.acquire();
             p.drain_to(&self.global);
             p.owner.release(token);
         }
-        p.resting.store(true, Ordering::Relaxed);
+        let back = {
+            let mut s = self.sched.lock();
+            let back = p.id < self.limit();
+            if back {
+                // The limit was raised again meanwhile.
+                s.idle_ps.push(p.id);
+                self.idle_ps.fetch_add(1, Ordering::Relaxed);
+            } else {
+                p.resting.store(true, Ordering::Relaxed);
+            }
+            back
+        };
+        fence(Ordering::SeqCst);
+        if full {
+            self.wake_for_work();
+        }
+        if back {
+            self.serve_wanting();
+        }
+    }
+
+    /// Pairs Ms that want a P with idle Ps: after Ps came back.
+    pub(crate) fn serve_wanting(&'static self) {
+        while self.wanted() {
+            let (w, p) = {
+                let mut s = self.sched.lock();
+                if s.idle_ps.is_empty() {
+                    return;
+                }
+                let Some(w) = self.pop_wanting(&mut s) else {
+                    return;
+                };
+                (w, self.pop_idle_p(&mut s))
+            };
+            self.hand_to(w, p);
+        }
     }
 
     pub(crate) fn pop_wanting(&self, s: &mut Sched<H>) -> Option<&'static MCtl<H>> {
@@ -286,9 +335,7 @@ impl<H: Host> Runtime<H> {
     fn unlist(&self, s: &mut Sched<H>, id: u32) {
         s.idle_ms.retain(|x| x.id != id);
         self.idle_ms.fetch_sub(1, Ordering::Relaxed);
-        if s.timekeeper == Some(id) {
-            s.timekeeper = None;
-        }
+        self.no_timekeeper(s, id);
     }
 
     /// How long this idle M may sleep: until the earliest timer if it is (or becomes) the timekeeper.

@@ -152,9 +152,12 @@ impl<H: Host> Runtime<H> {
         }
     }
 
+    /// Nothing runs, and some idle M would get up for the timers.
     fn all_idle(&self) -> bool {
         self.idle_ps.load(Ordering::Relaxed) >= self.limit()
             && self.idle_ms.load(Ordering::Relaxed) > 0
+            && (self.next_timer() == u64::MAX
+                || self.keeper_deadline.load(Ordering::SeqCst) != u64::MAX)
     }
 
     fn nap_until_timer(&self, delay: Duration) -> Duration {
