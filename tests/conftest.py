@@ -36,7 +36,7 @@ SETTLE = 5.0
 OWN_THREADS = ("gorun-m", "gorun-sysmon")
 """Threads that the runtime keeps between tests: idle Ms and the monitor."""
 
-CACHED: frozenset[str] = frozenset()
+CACHED = frozenset({"gorun._hooks._NoWait"})  # one per M, as long as its thread lives
 """Types whose instances the runtime keeps for later use. Say why beside each."""
 
 WATCHDOG_GRACE = 15.0

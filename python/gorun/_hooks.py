@@ -134,7 +134,18 @@ def end_child(error: BaseException | None) -> None:
     os._exit(code)
 
 
-def warn_limit(max_threads: int) -> None:
+def warn_start(why: str) -> None:
+    """Say once that a thread could not be started; at the end of the program that is as it should be."""
+    if not threading.main_thread().is_alive():
+        return
+    warnings.warn(
+        f"gorun: cannot start another thread to run goroutines on: {why}; they share those there are",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def warn_limit(max_threads: str) -> None:
     """Say once that blocked goroutines wait because the limit of threads is met."""
     warnings.warn(
         f"gorun: all {max_threads} threads (max_threads) are in use and blocked; goroutines wait "

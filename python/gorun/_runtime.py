@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -366,7 +365,7 @@ def _cancel_all(left: Callable[[], float | None]) -> bool:
 
 
 def _at_exit() -> None:
-    # Executors have been joined by now: they registered before us or joined in their own hook.
+    # Executors and threads that are no daemons have been joined by now, whichever came first.
     _gorun._set_finalizing()
     end = time.monotonic() + _EXIT_LIMIT
     try:
@@ -380,8 +379,6 @@ def _install() -> None:
     _settings.check_sysmon()
     _gorun._init(_settings.default_procs(), _settings.default_max_threads())
     os.register_at_fork(after_in_child=_gorun._after_fork)
-    register = getattr(threading, "_register_atexit", None)
-    if register is not None:
-        register(_at_exit)
-    else:
-        atexit.register(_at_exit)
+    # Not threading._register_atexit: that runs before other threads are joined, and before the hooks
+    # of executors that were imported earlier.
+    atexit.register(_at_exit)

@@ -59,10 +59,10 @@ def map(fn: Callable[[A], Coro[T]], items: Iterable[A], /, *,
 def map(fn: Callable[[A], T], items: Iterable[A], /, *,
         errors: Ends = ..., **options: Unpack[Options]) -> Map[T]: ...
 @overload
-def map(fn: Callable[..., Coro[T]], /, *iterables: Iterable[Any],
+def map(fn: Callable[..., Coro[T]], a: Iterable[Any], b: Iterable[Any], /, *more: Iterable[Any],
         errors: Ends = ..., **options: Unpack[Options]) -> Map[T]: ...
 @overload
-def map(fn: Callable[..., T], /, *iterables: Iterable[Any],
+def map(fn: Callable[..., T], a: Iterable[Any], b: Iterable[Any], /, *more: Iterable[Any],
         errors: Ends = ..., **options: Unpack[Options]) -> Map[T]: ...
 @overload
 def map(fn: Callable[..., Coro[T]], /, *iterables: Iterable[Any],
@@ -137,10 +137,10 @@ def map(
     From `builtins.map` and `concurrent.futures.Executor.map`; `errors`, `ordered`, `progress` are
     joblib's and mpire's ideas.
 
-    >>> import gorun
+    >>> import gorun, itertools
     >>> list(gorun.map(pow, [2, 3, 4], [5, 2, 1]))
     [32, 9, 4]
-    >>> with gorun.map(str.upper, iter("ab" * 10**9), workers=2) as letters:
+    >>> with gorun.map(str.upper, itertools.cycle("ab"), workers=2) as letters:
     ...     next(letters), next(letters)
     ('A', 'B')
     """
@@ -159,11 +159,11 @@ def map_async(fn: Callable[[A], Coro[T]], items: Iterable[A], /, *,
 def map_async(fn: Callable[[A], T], items: Iterable[A], /, *,
               errors: Ends = ..., **options: Unpack[Options]) -> AsyncMap[T]: ...
 @overload
-def map_async(fn: Callable[..., Coro[T]], /, *iterables: Iterable[Any],
-              errors: Ends = ..., **options: Unpack[Options]) -> AsyncMap[T]: ...
+def map_async(fn: Callable[..., Coro[T]], a: Iterable[Any], b: Iterable[Any], /,
+              *more: Iterable[Any], errors: Ends = ..., **options: Unpack[Options]) -> AsyncMap[T]: ...
 @overload
-def map_async(fn: Callable[..., T], /, *iterables: Iterable[Any],
-              errors: Ends = ..., **options: Unpack[Options]) -> AsyncMap[T]: ...
+def map_async(fn: Callable[..., T], a: Iterable[Any], b: Iterable[Any], /,
+              *more: Iterable[Any], errors: Ends = ..., **options: Unpack[Options]) -> AsyncMap[T]: ...
 @overload
 def map_async(fn: Callable[..., Coro[T]], /, *iterables: Iterable[Any],
               errors: Returns, **options: Unpack[Options]) -> AsyncMap[T | Exception]: ...

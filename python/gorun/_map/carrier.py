@@ -10,7 +10,8 @@ Rules
 3. A carrier begins the items in order, so an item may wait for those before it. Behind one whose
    error is fatal it need not begin any, nor answer.
 4. Nothing here waits but `join`. The front waits on the latch that `watch` gives; a carrier sets it
-   when what is wanted has come, when it broke, and when it was cancelled.
+   when what is wanted has come, when there is room for more, when it broke, and when it was
+   cancelled.
 5. A carrier never refers to the front: a front that nobody holds is collected, and cancels it.
 """
 
@@ -50,8 +51,12 @@ class Carrier(Protocol):
     def collect(self) -> list[tuple[int, Any]]:
         """Takes all answers that are there: (number, value), in the order of their arrival."""
 
-    def watch(self, want: int) -> Latch:
-        """Makes the latch of the next wait for item `want`; look again, then wait on it."""
+    def watch(self, seen: int) -> Latch:
+        """Makes the latch of a wait, for item `seen` where order counts: look again, then wait.
+
+        `seen` items have been passed on. The latch may be set early, to have the front look at
+        `ahead` again.
+        """
 
     def expire(self) -> float | None:
         """Fails the items that overran `item_timeout`.

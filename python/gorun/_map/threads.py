@@ -13,6 +13,7 @@ in opposite order, so at least one of the two sees the other:
     answer  answers += one; take from waiting   | front   waiting[n] = latch; look at answers
     leave   free += number; look at work        | put     work += item; take from free
     cancel  flag = True; empty idle             | worker  idle += latch; look at the flag
+    dry     flag = True; take from waiting      | front   waiting[n] = latch; look at the flag
 
 Invariants
 - Items are begun in order: all workers take from the one end of one deque, `chunk` at a time.
@@ -43,10 +44,11 @@ from gorun._runtime import spawn
 # Takes for each worker that the front may run ahead: one runs, and three are there when the caller
 # is busy with a result.
 TAKES_AHEAD = 4
-# Where the whole run-ahead turns over between two waits, items are so short that the thread switches
-# of each wait (10-50 us) are what costs, and it doubles. At 1024 items they cost next to nothing.
+# It doubles when a worker is dry while the caller waits for one result: behind a long item there is
+# work to do, and where all items are short the thread switches of each wait (10-50 us) are what
+# costs. At 1024 items they cost next to nothing, and the memory of the results is still bounded.
 LONGEST_AHEAD = 1024
-# A wait this long says that they are short no longer.
+# A wait this long says that they are not short, or that what was long is over.
 LONG_WAIT_SECONDS = 0.01
 
 Entry: TypeAlias = tuple[int, Any]  # an item, or its answer, with its number
@@ -75,7 +77,9 @@ class ThreadCarrier:
         self._team: deque[Goroutine[object]] = deque()  # started, perhaps ended, not given up
         self._base = job.workers * TAKES_AHEAD * self.chunk
         self._ahead = job.buffer or self._base
-        self._fresh = -self._ahead  # put since the last wait; the first fill is no turnover
+        self._longest = job.buffer or max(self._base, LONGEST_AHEAD)
+        self._next = 0  # number of the next item
+        self._dry = False  # a worker found nothing to do
         self._watched = 0.0  # when the front began to wait, or 0
 
     # ---- the front's side -----------------------------------------------------------------
@@ -87,7 +91,7 @@ class ThreadCarrier:
     def put(self, number: int, item: Any) -> None:
         if self._failed:
             return
-        self._fresh += 1
+        self._next = number + 1
         self.work.append((number, item))
         if self._idle or self._free:  # a look without their locks may be late: see `watch`
             self._summon(1)
@@ -105,14 +109,14 @@ class ThreadCarrier:
             self._watched = 0.0
         return found
 
-    def watch(self, want: int) -> Latch:
-        if self._fresh >= self._ahead and self.job.buffer is None:
-            self._ahead = max(self._base, min(self._ahead * 2, LONGEST_AHEAD))
-        self._fresh = 0
+    def watch(self, seen: int) -> Latch:
         self._watched = self._watched or _clock()
         latch = Latch()
         self.waiting.clear()
-        self.waiting[want if self.by_number else ANY] = latch
+        self.waiting[seen if self.by_number else ANY] = latch
+        if self._dry and self._next - seen >= self._ahead:
+            self._ahead = min(self._ahead * 2, self._longest)
+        self._dry = False
         if self.work:
             self._summon(len(self.work))
         return latch
@@ -172,6 +176,9 @@ class ThreadCarrier:
         if self.work or self._ending:  # it came in between: look again at once
             self.forget(latch)
             latch.set()
+        elif self._ahead < self._longest:
+            self._dry = True
+            self._wake_front()
         return latch
 
     def forget(self, latch: Latch) -> None:

@@ -4,6 +4,8 @@
 //! what is run. `sched/README.md` holds the protocol of parking and submitting in prose.
 
 pub mod host;
+#[cfg(loom)]
+mod model;
 pub mod prim;
 pub mod runtime;
 pub mod sched;

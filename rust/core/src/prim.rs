@@ -6,15 +6,33 @@
 /// Atomics of the protocol words. Code that a loom model runs imports them from here.
 pub mod atomic {
     #[cfg(loom)]
-    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, fence};
     pub use std::sync::atomic::Ordering;
     #[cfg(not(loom))]
-    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+    pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, fence};
 }
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+/// An unbounded queue for all (in a model run: a stand-in that promises less).
+pub mod queue {
+    #[cfg(loom)]
+    pub use super::standin::SegQueue;
+    #[cfg(not(loom))]
+    pub use crossbeam_queue::SegQueue;
+}
+
+#[cfg(loom)]
+mod standin;
+
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
+use std::sync::PoisonError;
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+
+use atomic::{AtomicU32, Ordering};
+#[cfg(loom)]
+pub use standin::{futex_wait, futex_wake};
 
 /// A short lock around pointer moves.
 ///
@@ -24,7 +42,14 @@ pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
     /// A lock around `value`.
+    #[cfg(not(loom))]
     pub const fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// A lock around `value`.
+    #[cfg(loom)]
+    pub fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
@@ -46,6 +71,7 @@ pub enum Wake {
 }
 
 /// Waits while `word` is `expected`, for at most `timeout`.
+#[cfg(not(loom))]
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Wake {
     use rustix::thread::futex;
     let limit = timeout.map(|t| futex::Timespec {
@@ -60,6 +86,7 @@ pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) ->
 }
 
 /// Wakes up to `n` threads that wait on `word`.
+#[cfg(not(loom))]
 pub fn futex_wake(word: &AtomicU32, n: u32) {
     // The result only says how many were woken; nobody waiting is no error.
     let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, n);
@@ -78,7 +105,7 @@ pub struct Parker {
 
 impl Parker {
     /// A parker without a token.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             state: AtomicU32::new(EMPTY),
         }

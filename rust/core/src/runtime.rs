@@ -6,10 +6,11 @@
 //! - Lock order: `made_ps`, `sched`, then a shard's wheel. The pool's lock, a latch's lock and `ctls` are leaves.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use crate::host::Host;
-use crate::prim::{Lock, Parker};
+use crate::prim::atomic::fence;
+use crate::prim::{Lock, Parker, atomic as modelled};
 use crate::sched::{
     G, GRef, Global, Interp, Kind, M, MCtl, P, Packet, Pool, ProbeMode, Sched, Sysmon, Ticket,
     TimerSlot, WaitReason, Waker, flag,
@@ -17,7 +18,7 @@ use crate::sched::{
 use crate::trace::Event;
 
 /// Most Ps there can be.
-pub const MAX_PROCS: usize = 1024;
+pub const MAX_PROCS: usize = if cfg!(loom) { 4 } else { 1024 };
 
 static EPOCH: AtomicU32 = AtomicU32::new(1);
 
@@ -37,18 +38,18 @@ pub struct Runtime<H: Host> {
     pub(crate) global: Global<H>,
     pub(crate) sched: Lock<Sched<H>>,
     /// Copies of the lengths of the lists, for looks without the lock.
-    pub(crate) idle_ps: AtomicU32,
-    pub(crate) idle_ms: AtomicU32,
-    pub(crate) wanting: AtomicU32,
+    pub(crate) idle_ps: modelled::AtomicU32,
+    pub(crate) idle_ms: modelled::AtomicU32,
+    pub(crate) wanting: modelled::AtomicU32,
     pub(crate) blocked_ms: AtomicU32,
     /// An idle M is on the look-out.
-    pub(crate) spinning: AtomicBool,
+    pub(crate) spinning: modelled::AtomicBool,
     pub(crate) max_threads: AtomicU32,
-    pub(crate) keeper_deadline: AtomicU64,
+    pub(crate) keeper_deadline: modelled::AtomicU64,
     pub(crate) sysmon: Sysmon,
     pub(crate) limit_met: AtomicBool,
     pub(crate) gone: Parker,
-    stopping: AtomicBool,
+    stopping: modelled::AtomicBool,
     started: AtomicBool,
     interp: OnceLock<Interp>,
     clock_only: AtomicBool,
@@ -75,17 +76,17 @@ impl<H: Host> Runtime<H> {
             pool: Pool::new(),
             global: Global::new(),
             sched: Lock::new(Sched::default()),
-            idle_ps: AtomicU32::new(0),
-            idle_ms: AtomicU32::new(0),
-            wanting: AtomicU32::new(0),
+            idle_ps: modelled::AtomicU32::new(0),
+            idle_ms: modelled::AtomicU32::new(0),
+            wanting: modelled::AtomicU32::new(0),
             blocked_ms: AtomicU32::new(0),
-            spinning: AtomicBool::new(false),
+            spinning: modelled::AtomicBool::new(false),
             max_threads: AtomicU32::new(max_threads),
-            keeper_deadline: AtomicU64::new(u64::MAX),
+            keeper_deadline: modelled::AtomicU64::new(u64::MAX),
             sysmon: Sysmon::new(),
             limit_met: AtomicBool::new(false),
             gone: Parker::new(),
-            stopping: AtomicBool::new(false),
+            stopping: modelled::AtomicBool::new(false),
             started: AtomicBool::new(false),
             interp: OnceLock::new(),
             clock_only: AtomicBool::new(false),
@@ -255,6 +256,11 @@ impl<H: Host> Runtime<H> {
         }
         self.started.store(true, Ordering::Release);
         true
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
     }
 
     /// True while it is being shut down.

@@ -20,12 +20,12 @@
 
 use std::cell::Cell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
 
 use crate::host::Host;
+use crate::prim::atomic::{AtomicBool, Ordering, fence};
 use crate::prim::{Lock, Wake};
 use crate::runtime::Runtime;
 use crate::sched::{Fire, GRef, Kind, M, Park, Phase, Ticket, Verdict, WaitReason, Waker};
@@ -412,16 +412,20 @@ thread_local! {
 /// A waker for one wait of this thread: never unmapped, used again. A wait inside a wait (a signal handler, called by
 /// `check`, that blocks too) takes another than the one at hand.
 fn take_waker() -> &'static Waker {
-    let w = AT_HAND
+    let used = AT_HAND
         .try_with(|h| h.0.take())
         .unwrap_or(None)
-        .or_else(|| SPARE_WAKERS.pop())
-        .unwrap_or_else(|| Box::leak(Box::new(Waker::new())));
+        .or_else(|| SPARE_WAKERS.pop());
+    let w = used.unwrap_or_else(|| Box::leak(Box::new(Waker::new())));
     w.word.renew_running();
     w
 }
 
 fn put_waker_back(w: &'static Waker) {
+    if cfg!(loom) {
+        // The atomics of a model live for one run of it.
+        return;
+    }
     // The thread may be past its thread-local storage.
     let other = AT_HAND.try_with(|h| h.0.replace(Some(w)));
     if let Some(other) = other.unwrap_or(Some(w)) {

@@ -117,9 +117,14 @@ impl Body {
         }
     }
 
-    /// Somebody took the outcome: no report when the last handle goes.
-    pub fn take(&self) {
-        self.taken.store(1, Ordering::Relaxed);
+    /// Somebody took the outcome: no report when the last handle goes. True for the first.
+    pub fn take(&self) -> bool {
+        self.taken.swap(1, Ordering::Relaxed) == 0
+    }
+
+    /// True once somebody did.
+    pub fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) != 0
     }
 }
 

@@ -219,8 +219,7 @@ pub unsafe fn is_unstarted(coroutine: *mut PyObject) -> bool {
 unsafe fn close(coroutine: *mut PyObject) {
     // SAFETY: attached; an unstarted coroutine's close runs no code of its body.
     unsafe {
-        let r =
-            ffi::PyObject_CallMethodNoArgs(coroutine, pyo3::intern!(attached(), "close").as_ptr());
+        let r = ffi::PyObject_CallMethodNoArgs(coroutine, errors::name::CLOSE.get());
         if r.is_null() {
             ffi::PyErr_WriteUnraisable(coroutine);
         } else {
@@ -249,11 +248,7 @@ unsafe fn throw_in(
     // SAFETY: attached; references as the API says.
     unsafe {
         let e = std::mem::replace(&mut *exc, null_mut());
-        let r = ffi::PyObject_CallMethodOneArg(
-            coroutine,
-            pyo3::intern!(attached(), "throw").as_ptr(),
-            e,
-        );
+        let r = ffi::PyObject_CallMethodOneArg(coroutine, errors::name::THROW.get(), e);
         ffi::Py_DECREF(e);
         if !r.is_null() {
             *value = r;

@@ -2,12 +2,14 @@
 //!
 //! Raw functions answer null with the error set; `Raised` is the proof that one is.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 /// An error is set in this thread.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +32,7 @@ macro_rules! lazies {
     )+)+
         /// Looks all of them up, at import: an import lets other threads run, and a fork in the middle of one would
         /// leave the cell in the child in work for ever.
-        pub fn look_up(py: Python<'_>) {
+        fn look_up(py: Python<'_>) {
             $($($get(py);)+)+
         }
     };
@@ -44,10 +46,78 @@ lazies! {
     "gorun._hooks":
         start_thread = "start_thread",
         m_started = "m_started",
+        sync_trace = "sync_trace",
+        warn_limit = "warn_limit",
+        warn_start = "warn_start",
         report = "report",
         bridge = "asyncio_wait",
         end_child = "end_child",
         foreign = "foreign_awaitable";
+    "threading":
+        threading_dict = "__dict__";
+}
+
+/// True if `threading.settrace` or `setprofile` was called with a function: new threads would be traced. Attached.
+pub fn traced() -> bool {
+    let py = attached();
+    // SAFETY: a module's dict, or None.
+    let dict = unsafe { Bound::from_borrowed_ptr(py, threading_dict(py)) };
+    let set = |d: &Bound<'_, PyDict>, n: &Name| {
+        // SAFETY: a string.
+        let name = unsafe { Bound::from_borrowed_ptr(py, n.get()) };
+        d.get_item(name)
+            .is_ok_and(|v| v.is_some_and(|v| !v.is_none()))
+    };
+    dict.cast::<PyDict>()
+        .is_ok_and(|d| set(d, &name::TRACE_HOOK) || set(d, &name::PROFILE_HOOK))
+}
+
+/// A name, interned at import. Not `pyo3::intern!`: that lets other threads run in the middle of its first use, and a
+/// fork at that moment leaves its cell in the child in work for ever.
+pub struct Name(&'static CStr, AtomicPtr<PyObject>);
+
+impl Name {
+    const fn new(text: &'static CStr) -> Self {
+        Self(text, AtomicPtr::new(null_mut()))
+    }
+
+    /// The string, borrowed.
+    pub fn get(&self) -> *mut PyObject {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+/// The names that are looked up on hot or forked paths.
+pub mod name {
+    use super::Name;
+
+    pub static CLOSE: Name = Name::new(c"close");
+    pub static THROW: Name = Name::new(c"throw");
+    pub static ORIGIN: Name = Name::new(c"_origin");
+    pub static ASYNCIO_EVENTS: Name = Name::new(c"asyncio.events");
+    pub static TRACE_HOOK: Name = Name::new(c"_trace_hook");
+    pub static PROFILE_HOOK: Name = Name::new(c"_profile_hook");
+
+    pub(super) static ALL: [&Name; 6] = [
+        &CLOSE,
+        &THROW,
+        &ORIGIN,
+        &ASYNCIO_EVENTS,
+        &TRACE_HOOK,
+        &PROFILE_HOOK,
+    ];
+}
+
+/// Looks up all that is looked up once. At import, attached.
+pub fn init(py: Python<'_>) {
+    look_up(py);
+    for n in name::ALL {
+        // SAFETY: attached. Null only without memory: then so is the rest.
+        n.1.store(
+            unsafe { ffi::PyUnicode_InternFromString(n.0.as_ptr()) },
+            Ordering::Relaxed,
+        );
+    }
 }
 
 /// The token of an attached thread, for raw functions that the interpreter calls.

@@ -190,10 +190,16 @@ fn own_thread_id() -> usize {
 }
 
 unsafe extern "C" fn dealloc(h: *mut PyObject) {
-    // SAFETY: called once by the interpreter, attached.
+    // SAFETY: called by the interpreter, attached; once, unless the finalizer's hook keeps the handle.
     unsafe {
-        ffi::PyObject_GC_UnTrack(h.cast());
         let handle = h.cast::<Handle>();
+        if !(*handle).g.is_null()
+            && is_unasked(of(h))
+            && ffi::PyObject_CallFinalizerFromDealloc(h) < 0
+        {
+            return;
+        }
+        ffi::PyObject_GC_UnTrack(h.cast());
         if !(*handle).weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(h);
         }
@@ -207,6 +213,27 @@ unsafe extern "C" fn dealloc(h: *mut PyObject) {
             rt().release(g);
         }
         ffi::PyObject_GC_Del(h.cast());
+    }
+}
+
+/// True for one that ended with an error that nobody asked for.
+fn is_unasked(g: PyG) -> bool {
+    // SAFETY: Done: read-only.
+    is_done(g) && unsafe { (*g.body.get()).ended() == Ended::Error && !(*g.body.get()).is_taken() }
+}
+
+/// The last handle goes: the error that nobody asked for is reported now. The collector calls this before it clears
+/// anything, so the error is whole; in the dealloc of a handle that it clears, it would not be.
+unsafe extern "C" fn finalize(h: *mut PyObject) {
+    // SAFETY: a handle, attached.
+    unsafe {
+        if (*h.cast::<Handle>()).g.is_null() {
+            return;
+        }
+        let g = of(h);
+        if is_unasked(g) && (*g.body.get()).take() {
+            aside(|| report_unasked(g, h));
+        }
     }
 }
 
@@ -271,7 +298,7 @@ pub fn deliver(g: PyG) -> Raised {
             return Raised;
         }
         let id = ffi::PyLong_FromUnsignedLongLong(g.id.load(Ordering::Relaxed));
-        ffi::PyObject_SetAttr(exc, pyo3::intern!(py, "_origin").as_ptr(), id);
+        ffi::PyObject_SetAttr(exc, errors::name::ORIGIN.get(), id);
         ffi::Py_XDECREF(id);
         ffi::PyErr_SetObject(ffi::Py_TYPE(exc).cast(), exc);
         ffi::Py_DECREF(exc);
@@ -637,26 +664,33 @@ fn report(exc: *mut PyObject, h: *mut PyObject) {
     }
 }
 
-/// Reports the error of a goroutine that nobody asked for. The caller holds a reference to `g`.
-pub fn report_unasked(_rt: Rt, g: PyG) {
+/// Reports the error of a goroutine that nobody asked for, with handle `h`. The caller holds a reference to `g`.
+fn report_unasked(g: PyG, h: *mut PyObject) {
     // SAFETY: attached; Done: read-only.
     unsafe {
-        let exc = (*g.body.get()).outcome();
+        let (exc, trace) = ((*g.body.get()).outcome(), (*g.body.get()).trace());
         if exc.is_null() || ffi::PyErr_GivenExceptionMatches(exc, ffi::PyExc_SystemExit) != 0 {
             return;
         }
-        let h = handle(g);
         ffi::PyException_SetTraceback(
             exc,
-            if (*g.body.get()).trace().is_null() {
+            if trace.is_null() {
                 ffi::Py_None()
             } else {
-                (*g.body.get()).trace()
+                trace
             },
         );
         report(exc, h);
-        ffi::Py_XDECREF(h);
     }
+}
+
+/// The same for one that has no handle: it gets one for the hook. The caller holds a reference to `g`.
+pub fn report_orphan(g: PyG) {
+    // SAFETY: attached.
+    let h = unsafe { handle(g) };
+    report_unasked(g, h);
+    // SAFETY: owned or null.
+    unsafe { ffi::Py_XDECREF(h) };
 }
 
 unsafe extern "C" fn done(h: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
@@ -863,6 +897,7 @@ the last handle is gone. Go has no such handle: there one writes a channel for t
                 t.tp_dealloc = Some(dealloc);
                 t.tp_traverse = Some(traverse);
                 t.tp_clear = Some(clear);
+                t.tp_finalize = Some(finalize);
                 t.tp_repr = Some(repr_slot);
                 t.tp_methods = table;
                 t.tp_getset = props;

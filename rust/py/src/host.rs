@@ -1,5 +1,7 @@
 //! The scheduler's seam, for Python: how an M starts and stops, how to detach, what sysmon may look at.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use gorun_core::host::{Host, Outcome};
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{GRef, M};
@@ -25,6 +27,41 @@ pub fn detached<R>(f: impl FnOnce() -> R) -> R {
     }
 }
 
+static START_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Calls one of the package's hooks; its error is printed. Attached, outside the scheduler.
+fn call(f: *mut ffi::PyObject, arg: Option<&str>) {
+    use pyo3::prelude::*;
+    aside(|| {
+        let py = errors::attached();
+        // SAFETY: a callable that lives as long as the module.
+        let f = unsafe { Bound::from_borrowed_ptr(py, f) };
+        let done = match arg {
+            Some(a) => f.call1((a,)),
+            None => f.call0(),
+        };
+        if let Err(e) = done {
+            e.restore(py);
+        }
+    });
+}
+
+/// What somebody attached has to do now and then, done after a wait: idle Ms and threads that wait come by, goroutines
+/// do not (theirs is in the middle of an operation).
+fn errands() {
+    let rt = crate::rt::rt();
+    if rt.current_goroutine().is_some() || crate::rt::finalizing() {
+        return;
+    }
+    if rt.take_limit_met() {
+        let py = errors::attached();
+        call(errors::warn_limit(py), Some(&rt.max_threads().to_string()));
+    }
+    if !current_m().is_null() && errors::traced() {
+        call(errors::sync_trace(errors::attached()), None);
+    }
+}
+
 impl Host for Py {
     type Body = Body;
     type Ext = Ext;
@@ -37,19 +74,13 @@ impl Host for Py {
         drive::resume(rt, m, g, cancelled)
     }
 
-    fn reset(rt: Rt, g: GRef<Self>) -> bool {
+    fn reset(_rt: Rt, g: GRef<Self>) -> bool {
         let b = g.body.get();
-        // SAFETY: the last reference is ours; `end` is only read.
-        let unasked = unsafe {
-            (*b).ended() == Ended::Error
-                && (*b).taken.load(std::sync::atomic::Ordering::Relaxed) == 0
-        };
-        if unasked {
-            // A handle for the hook; if it keeps it, the goroutine lives on.
+        // SAFETY: the last reference is ours.
+        if unsafe { (*b).ended() == Ended::Error && (*b).take() } {
+            // It ended without a handle. One is made for the hook; if the hook keeps it, the goroutine lives on.
             g.set_refs(1);
-            // SAFETY: attached; nobody else touches the body.
-            unsafe { (*b).take() };
-            aside(|| goroutine::report_unasked(rt, g));
+            aside(|| goroutine::report_orphan(g));
             if !g.release() {
                 return false;
             }
@@ -62,9 +93,10 @@ impl Host for Py {
         true
     }
 
-    fn start_thread(_rt: Rt, id: u32) -> Result<(), String> {
+    fn start_thread(rt: Rt, id: u32) -> Result<(), String> {
         let py = errors::attached();
         let mut why = None;
+        crate::probe::test_once(rt);
         aside(|| {
             // SAFETY: a callable that lives as long as the module.
             let f = unsafe { pyo3::Bound::from_borrowed_ptr(py, errors::start_thread(py)) };
@@ -73,11 +105,18 @@ impl Host for Py {
                 why = Some(e.to_string());
             }
         });
-        why.map_or(Ok(()), Err)
+        let Some(why) = why else { return Ok(()) };
+        // Without any other M `go` raises; else the others do the work, and the user is told once in this process.
+        if rt.m_counts().0 > 1 && !START_FAILED.swap(true, Ordering::Relaxed) {
+            call(errors::warn_start(py), Some(&why));
+        }
+        Err(why)
     }
 
     fn detached<R>(f: impl FnOnce() -> R) -> R {
-        detached(f)
+        let r = detached(f);
+        errands();
+        r
     }
 
     fn current() -> *const M<Self> {
@@ -90,15 +129,7 @@ impl Host for Py {
 
     fn m_started(rt: Rt, id: u32) {
         crate::probe::watch_this_thread(rt, id);
-        let py = errors::attached();
-        aside(|| {
-            // SAFETY: as above.
-            let f = unsafe { pyo3::Bound::from_borrowed_ptr(py, errors::m_started(py)) };
-            use pyo3::prelude::*;
-            if let Err(e) = f.call0() {
-                e.restore(py);
-            }
-        });
+        call(errors::m_started(errors::attached()), None);
     }
 
     fn m_stopping(rt: Rt, id: u32) {

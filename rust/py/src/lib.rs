@@ -105,7 +105,7 @@ fn _max_threads(n: u32) -> u32 {
 /// Makes the runtime. Once, by the package.
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
-    errors::look_up(py);
+    errors::init(py);
     rt::init(procs, max_threads);
     context::set_up();
     host::set_up_probe(rt());
@@ -203,10 +203,18 @@ mod _gorun {
     #[pymodule_export]
     use crate::latch::PyLatch;
     #[pymodule_export]
+    use crate::probe::_probe;
+    #[pymodule_export]
     use crate::timer::PyTimer;
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        // SAFETY: attached; no arguments.
+        if unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) } != 0 {
+            return Err(pyo3::exceptions::PyImportError::new_err(
+                "gorun does not work in a subinterpreter: there is one scheduler, with its threads, per process",
+            ));
+        }
         m.add("__version__", env!("CARGO_PKG_VERSION"))?;
         m.add(
             "__profile__",

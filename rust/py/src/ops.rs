@@ -20,6 +20,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use gorun_core::sched::{CancelNow, Fire, Kind, Ticket, Verdict, WaitReason, Waker, flag};
@@ -371,7 +372,7 @@ impl Op {
                 None => ffi::PyIter_Send(inner, ffi::Py_None(), &raw mut out),
                 Some(args) => {
                     let n = args.iter().take_while(|a| !a.is_null()).count();
-                    let name = pyo3::intern!(attached(), "throw").as_ptr();
+                    let name = errors::name::THROW.get();
                     let full = [inner, args[0], args[1], args[2]];
                     let r = ffi::PyObject_VectorcallMethod(name, full.as_ptr(), n + 1, null_mut());
                     if !r.is_null() {
@@ -509,6 +510,12 @@ impl Op {
             }
             State::Waiting => {
                 let g = self.g.ok_or(Raised)?;
+                if rt().current_goroutine().is_none_or(|(_, me)| me != g) {
+                    return Err(runtime_error(&format!(
+                        "{} is awaited by another goroutine",
+                        self.what.name()
+                    )));
+                }
                 match (self.ticket, g.waker.word.verdict()) {
                     (Some(_), Some(v)) => Ok(Step::Return(self.conclude(g, v)?)),
                     // Somebody sent by hand while it waits: go on waiting.
@@ -530,11 +537,13 @@ impl Op {
 /// The asyncio loop that runs on this thread, owned, if there is one. Costs a look into `sys.modules` until asyncio is
 /// imported.
 fn running_loop() -> Option<*mut PyObject> {
-    static GET: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
+    // Not a PyOnceLock: a fork in the middle of its first use would leave it in work for ever. Who comes twice at first
+    // finds the same function.
+    static GET: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
     let py = attached();
-    let get = match GET.get(py) {
-        Some(g) => g,
-        None => {
+    let get = match GET.load(Ordering::Acquire) {
+        g if !g.is_null() => g,
+        _ => {
             // SAFETY: attached; borrowed references.
             let there = unsafe {
                 let modules = ffi::PyImport_GetModuleDict();
@@ -544,8 +553,8 @@ fn running_loop() -> Option<*mut PyObject> {
                     return None;
                 }
                 l.modules.set(n);
-                !ffi::PyDict_GetItemWithError(modules, pyo3::intern!(py, "asyncio.events").as_ptr())
-                    .is_null()
+                // Takes no lock on free-threaded builds, unlike PyDict_GetItem.
+                ffi::PyDict_Contains(modules, errors::name::ASYNCIO_EVENTS.get()) == 1
             };
             if !there {
                 return None;
@@ -554,12 +563,14 @@ fn running_loop() -> Option<*mut PyObject> {
                 .import("asyncio.events")
                 .and_then(|m| m.getattr("_get_running_loop"))
                 .ok()?;
-            GET.get_or_init(py, || f.unbind())
+            let f = f.into_ptr();
+            GET.store(f, Ordering::Release);
+            f
         }
     };
     // SAFETY: attached; the result is owned.
     unsafe {
-        let l = ffi::PyObject_CallNoArgs(get.as_ptr());
+        let l = ffi::PyObject_CallNoArgs(get);
         if l.is_null() {
             ffi::PyErr_Clear();
             return None;
@@ -742,10 +753,7 @@ unsafe extern "C" fn close(this: *mut PyObject, _: *mut PyObject) -> *mut PyObje
         unsafe {
             let op = &mut *this.cast::<Op>();
             if op.state == State::Foreign && !op.inner.is_null() {
-                let r = ffi::PyObject_CallMethodNoArgs(
-                    op.inner,
-                    pyo3::intern!(attached(), "close").as_ptr(),
-                );
+                let r = ffi::PyObject_CallMethodNoArgs(op.inner, errors::name::CLOSE.get());
                 if r.is_null() {
                     return Err(Raised);
                 }

@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 
 use crate::args::sleep_time;
 use crate::body::Form;
-use crate::errors::{Res, repr, type_error};
+use crate::context::{self, Hold};
+use crate::errors::{Raised, Res, repr, type_error};
 use crate::latch::fetched;
 use crate::rt::{PyG, rt};
 use crate::{go, site};
@@ -29,7 +30,9 @@ use crate::{go, site};
 #[pyclass(frozen, name = "Timer", module = "gorun", weakref)]
 pub struct PyTimer {
     f: Py<PyAny>,
-    ctx: Py<PyAny>,
+    /// The context of the place where it was made, held as `go` holds it.
+    hold: Hold,
+    ctx: Option<Py<PyAny>>,
     site: u32,
     /// The armed goroutine; one reference is ours.
     armed: Lock<Option<(PyG, Ticket)>>,
@@ -38,10 +41,15 @@ pub struct PyTimer {
 impl PyTimer {
     fn arm(&self, py: Python<'_>, after: std::time::Duration) -> Res<()> {
         let rt = go::started()?;
-        // SAFETY: attached; a context.
-        let ctx = unsafe { ffi::PyContext_Copy(self.ctx.as_ptr()) };
-        if ctx.is_null() {
-            return Err(crate::errors::Raised);
+        let ctx = match (&self.ctx, self.hold) {
+            // Each run needs a context of its own; a snapshot is shared until a run changes it.
+            // SAFETY: attached; a context.
+            (Some(c), Hold::Own) => unsafe { ffi::PyContext_Copy(c.as_ptr()) },
+            (Some(c), _) => c.clone_ref(py).into_ptr(),
+            (None, _) => std::ptr::null_mut(),
+        };
+        if ctx.is_null() && self.ctx.is_some() {
+            return Err(Raised);
         }
         let f = self.f.clone_ref(py).into_ptr();
         let deadline = rt
@@ -54,7 +62,7 @@ impl PyTimer {
                 (*b).what = f;
                 (*b).form = Form::Call;
                 (*b).nargs = 0;
-                (*b).hold = crate::context::Hold::Own;
+                (*b).hold = self.hold;
                 (*b).ctx = ctx;
                 (*b).site = self.site;
             }
@@ -109,16 +117,15 @@ impl PyTimer {
                 repr(f.as_ptr())
             ))));
         }
-        // SAFETY: attached; a new reference.
-        let (ctx, site) = unsafe {
-            (
-                Bound::from_owned_ptr(py, crate::context::copy_current().map_err(fetched)?),
-                site::here(),
-            )
+        // SAFETY: attached; an owned context or null.
+        let (hold, ctx, site) = unsafe {
+            let (hold, ctx) = context::capture().map_err(fetched)?;
+            (hold, Bound::from_owned_ptr_or_opt(py, ctx), site::here())
         };
         let t = Self {
             f: f.unbind(),
-            ctx: ctx.unbind(),
+            hold,
+            ctx: ctx.map(Bound::unbind),
             site,
             armed: Lock::new(None),
         };

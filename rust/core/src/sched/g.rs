@@ -8,11 +8,11 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::state::{Park, StateWord};
 use crate::host::Host;
-use crate::prim::{Wake, futex_wait, futex_wake};
+use crate::prim::{Wake, atomic as modelled, futex_wait, futex_wake};
 use crate::timer::Key;
 use crate::wait::Latch;
 
@@ -71,7 +71,7 @@ pub struct Waker {
     /// The state.
     pub word: StateWord,
     /// 1: woken. Written by the winner of the wait, read by the thread that sleeps on it.
-    futex: AtomicU32,
+    futex: modelled::AtomicU32,
     /// A `Kind`, written by the owner before it arms; the arming release pairs with the winner's acquire.
     kind: AtomicU8,
     /// A `WaitReason`, for lists only.
@@ -83,7 +83,7 @@ impl Waker {
     pub fn new() -> Self {
         Self {
             word: StateWord::new(),
-            futex: AtomicU32::new(0),
+            futex: modelled::AtomicU32::new(0),
             kind: AtomicU8::new(Kind::Thread as u8),
             reason: AtomicU8::new(0),
         }
@@ -168,13 +168,13 @@ pub struct G<H: Host> {
     /// The waiting part; must stay first.
     pub waker: Waker,
     /// Runtime and handles.
-    refs: AtomicU32,
+    refs: modelled::AtomicU32,
     /// The runtime's epoch (it changes at a fork): handles of another epoch do not wait.
     pub epoch: AtomicU32,
     /// From 1, never reused; 0 in free memory. Written by the allocator's caller.
     pub id: AtomicU64,
     /// Made by the first joiner or callback; freed with the body.
-    latch: AtomicPtr<Latch<H::Ext>>,
+    latch: modelled::AtomicPtr<Latch<H::Ext>>,
     /// A moment: with bit 0 set, when it became runnable (for a sample of all); else, coarsely, when it began to wait.
     stamp: AtomicU64,
     /// The owner's timer entry while it waits. Only by the owner.
@@ -260,10 +260,10 @@ impl<H: Host> G<H> {
     pub fn vacant() -> Self {
         Self {
             waker: Waker::new(),
-            refs: AtomicU32::new(0),
+            refs: modelled::AtomicU32::new(0),
             epoch: AtomicU32::new(0),
             id: AtomicU64::new(0),
-            latch: AtomicPtr::new(std::ptr::null_mut()),
+            latch: modelled::AtomicPtr::new(std::ptr::null_mut()),
             stamp: AtomicU64::new(0),
             timer: Cell::new(TimerSlot::NONE),
             flags: AtomicU8::new(0),

@@ -7,7 +7,6 @@
 //! - At most one idle M, the timekeeper, sleeps with a deadline.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use super::g::GRef;
@@ -15,11 +14,12 @@ use super::m::{M, MCtl};
 use super::p::P;
 use super::queue::Packet;
 use crate::host::Host;
+use crate::prim::atomic::{Ordering, fence};
 use crate::runtime::Runtime;
 use crate::trace::Event;
 
 /// About 20 us in all on the machines that this was measured on.
-const SPINS: u32 = 256;
+const SPINS: u32 = if cfg!(loom) { 1 } else { 256 };
 const SPIN_PAUSES: u32 = 4;
 
 /// The idle lists and the count of Ms. Under `Runtime::sched`.
@@ -136,7 +136,8 @@ impl<H: Host> Runtime<H> {
     /// Gives a free P to an M that sleeps and is in no list.
     pub(crate) fn hand_to(&'static self, ctl: &'static MCtl<H>, p: &'static P<H>) {
         ctl.attaching.store(true, Ordering::Relaxed);
-        ctl.next_p.store(p.id + 1, Ordering::Release);
+        let before = ctl.next_p.swap(p.id + 1, Ordering::Release);
+        debug_assert_eq!(before, 0, "one P at a time is handed to an M");
         ctl.parker.unpark();
         self.sysmon.note_running();
     }

@@ -14,7 +14,7 @@ use super::owner::Token;
 use super::p::{Count, P};
 use super::probe::Probe;
 use crate::host::{Host, Outcome};
-use crate::prim::{Lock, Parker};
+use crate::prim::{Lock, Parker, atomic as modelled};
 use crate::runtime::Runtime;
 use crate::trace::Event;
 
@@ -25,7 +25,7 @@ pub struct MCtl<H: Host> {
     /// Where it sleeps.
     pub parker: Parker,
     /// The P it was handed (id + 1), or 0. The release of the giver pairs with the acquire of the M.
-    pub next_p: AtomicU32,
+    pub next_p: modelled::AtomicU32,
     /// Between being woken with a P and running: sysmon wakes no other meanwhile.
     pub attaching: AtomicBool,
     /// Runs a goroutine without a P (it was retaken).
@@ -47,7 +47,7 @@ impl<H: Host> MCtl<H> {
         Self {
             id,
             parker: Parker::new(),
-            next_p: AtomicU32::new(0),
+            next_p: modelled::AtomicU32::new(0),
             attaching: AtomicBool::new(false),
             without_p: AtomicBool::new(false),
             g: AtomicPtr::new(std::ptr::null_mut()),

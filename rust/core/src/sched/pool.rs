@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::prim::Lock;
 
 /// How many Gs a slab holds, and how many move between a P's cache and the shared list at once.
-pub const BATCH: usize = 128;
+pub const BATCH: usize = if cfg!(loom) { 2 } else { 128 };
 
 struct Shared<H: Host> {
     free: Vec<GRef<H>>,
@@ -71,6 +71,18 @@ impl<H: Host> Pool<H> {
         // SAFETY: each element lives for ever and is a G of this H.
         s.free
             .extend(slab.iter().rev().map(|g| unsafe { GRef::from_ptr(g) }));
+    }
+
+    /// Frees the slabs.
+    ///
+    /// # Safety
+    /// Nobody uses a G of this pool afterwards.
+    #[cfg(loom)]
+    pub unsafe fn model_free(&self) {
+        for slab in std::mem::take(&mut self.shared.lock().slabs) {
+            // SAFETY: came from Box::leak, once.
+            drop(unsafe { Box::from_raw(std::ptr::from_ref(slab).cast_mut()) });
+        }
     }
 
     /// Every G there is memory for, in use or not.

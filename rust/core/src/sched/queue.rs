@@ -6,10 +6,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_queue::SegQueue;
-
 use super::g::GRef;
 use crate::host::Host;
+use crate::prim::queue::SegQueue;
 
 /// How many goroutines travel in a batch: half of a local queue.
 pub const BATCH: usize = 128;

@@ -162,16 +162,22 @@ impl StateWord {
 
     fn renew(&self, phase: u64) {
         let ticket = self.0.load(Ordering::Relaxed) >> TICKET_SHIFT;
-        // A plain store would do for the new owner; late wakers with old tickets only ever compare.
-        self.0
-            .store(((ticket + 1) << TICKET_SHIFT) | phase, Ordering::Release);
+        self.overwrite(((ticket + 1) << TICKET_SHIFT) | phase);
+    }
+
+    /// A plain store will do for the new owner: late wakers with old tickets only ever compare.
+    fn overwrite(&self, word: u64) {
+        #[cfg(not(loom))]
+        self.0.store(word, Ordering::Release);
+        // loom 0.7 does not keep a store out of the middle of another thread's exchange.
+        #[cfg(loom)]
+        self.0.swap(word, Ordering::Release);
     }
 
     /// As `renew_runnable`, but dormant: parked and armed before its first step, until fired (timers, foreign wakers).
     pub fn renew_dormant(&self) -> Ticket {
         let ticket = (self.0.load(Ordering::Relaxed) >> TICKET_SHIFT) + 1;
-        self.0
-            .store((ticket << TICKET_SHIFT) | PARKED | ARMED, Ordering::Release);
+        self.overwrite((ticket << TICKET_SHIFT) | PARKED | ARMED);
         Ticket(ticket)
     }
 
@@ -245,7 +251,8 @@ impl StateWord {
         let mut fired = None;
         self.update(|w| {
             debug_assert_eq!(w & PHASE, RUNNING);
-            fired = if w & ARMED != 0 { None } else { Verdict::of(w) };
+            // Neither armed nor fired: a wait that was taken back by hand. It must not sleep for ever.
+            fired = (w & ARMED == 0).then(|| Verdict::of(w).unwrap_or(Verdict::Ready));
             if w & ARMED != 0 {
                 (w + (PARKED - RUNNING)) | held
             } else {

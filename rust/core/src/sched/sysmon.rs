@@ -6,13 +6,14 @@
 //! - It sleeps for good when every P is idle; whoever takes a P out of the idle list wakes it (`note_running`).
 //! - It wakes no M while another one that was woken is still waiting to attach.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::owner::Token;
 use super::p::P;
 use super::probe::Verdict;
 use crate::host::Host;
+use crate::prim::atomic::{AtomicU32, Ordering, fence};
 use crate::prim::{futex_wait, futex_wake};
 use crate::runtime::Runtime;
 use crate::trace::Event;
@@ -40,14 +41,17 @@ const STILL_NS: u64 = 80_000;
 pub struct Sysmon {
     word: AtomicU32,
     started: AtomicBool,
+    /// The limit of threads was met before: once is enough.
+    told: AtomicBool,
 }
 
 impl Sysmon {
     /// Not started.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             word: AtomicU32::new(AWAKE),
             started: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -126,14 +130,7 @@ impl<H: Host> Runtime<H> {
                 idle_looks = 0;
             }
             if idle_looks > IDLE_LOOKS {
-                self.sysmon.word.store(DEEP, Ordering::Relaxed);
-                // Pairs with the fence in `note_running`.
-                fence(Ordering::SeqCst);
-                if self.all_idle() {
-                    self.sysmon.nap(DEEP, None);
-                } else {
-                    self.sysmon.word.store(AWAKE, Ordering::Relaxed);
-                }
+                self.sleep_deep();
                 (delay, quiet, idle_looks) = (NAP_MIN, 0, 0);
                 continue;
             }
@@ -149,6 +146,18 @@ impl<H: Host> Runtime<H> {
                     delay = (before * 2).min(NAP_MAX);
                 }
             }
+        }
+    }
+
+    /// Sleeps until a P leaves the idle list, or a timer has nobody to get up for it; not at all if that is so now.
+    pub(crate) fn sleep_deep(&self) {
+        self.sysmon.word.store(DEEP, Ordering::Relaxed);
+        // Pairs with the fence in `note_running`.
+        fence(Ordering::SeqCst);
+        if self.all_idle() {
+            self.sysmon.nap(DEEP, None);
+        } else {
+            self.sysmon.word.store(AWAKE, Ordering::Relaxed);
         }
     }
 
@@ -270,7 +279,10 @@ impl<H: Host> Runtime<H> {
             return true;
         }
         let s = self.sched.lock();
-        if s.starting == 0 && s.live >= self.max_threads.load(Ordering::Relaxed) {
+        if s.starting == 0
+            && s.live >= self.max_threads.load(Ordering::Relaxed)
+            && !self.sysmon.told.swap(true, Ordering::Relaxed)
+        {
             self.limit_met.store(true, Ordering::Relaxed);
         }
         false

@@ -6,12 +6,12 @@
 //! - What fires here flips states and collects goroutines to be queued; it runs detached as well as attached.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::g::{GRef, TimerSlot, Waker};
 use super::state::{Fire, Ticket, Verdict};
 use crate::host::Host;
 use crate::prim::Lock;
+use crate::prim::atomic::{AtomicU64, Ordering};
 use crate::timer::Wheel;
 
 /// What a timer ends.
