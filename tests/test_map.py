@@ -26,6 +26,7 @@ import pytest
 import gorun
 from gorun._gorun import Latch
 from gorun._map import flow, threads, worker
+from gorun._map.carrier import Job
 from gorun._map.threads import ThreadCarrier
 
 HANG = 30.0  # seconds that only a broken run takes
@@ -191,6 +192,22 @@ def test_behind_a_long_item_the_others_go_on(gate: Gate) -> None:
     assert list(gorun.map(item, range(1000), workers=2)) == list(range(1000))
 
 
+def test_the_run_ahead_makes_room_whenever_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutation: it doubles itself, not what is out; then, once halved, nobody would be fed again.
+    monkeypatch.setattr(ThreadCarrier, "_start", lambda self, number: None)
+    job = Job(square, 1, 1, None, True, None, None, "raise", *[None] * 2, 0, None, (), None, None)
+    carrier = ThreadCarrier(job)
+    for number in range(64):
+        carrier.put(number, None)
+    carrier.watch(0)
+    assert carrier.ahead == 4
+    carrier._dry = True
+    carrier.watch(0)
+    assert carrier.ahead == 128
+    carrier.watch(1)
+    assert carrier.ahead == 64
+
+
 # ---- laziness and the input ---------------------------------------------------------------------
 
 
@@ -215,10 +232,16 @@ def test_buffer_bounds_the_run_ahead(buffer: int, ordered: bool) -> None:
 
 
 def test_an_endless_input_is_run_ahead_of_by_a_bounded_number() -> None:
-    # Mutation: no limit to the doubling in `watch`.
+    # Mutation: LONGEST_AHEAD is a million.
     source = Counted()
-    with gorun.map(square, source) as m:
-        for given in range(1, 50_000):
+
+    def item(n: int) -> None:
+        if n == 3:  # a long one: the others run ahead of it
+            until(lambda: source.pulled >= n + 1024)
+            time.sleep(0.05)  # for them to go too far
+
+    with gorun.map(item, source, workers=2) as m:
+        for given in range(1, 5):
             next(m)
             assert source.pulled <= given + 1024
 
@@ -537,8 +560,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+@pytest.mark.parametrize("ordered", [True, False])
 def test_item_timeout_fails_the_item_and_replaces_its_worker(
-    gate: Gate, clock: list[float]
+    gate: Gate, clock: list[float], ordered: bool
 ) -> None:
     # Mutations: `_give_up` frees no number; `_answer` does not ask `running`.
     before = gorun.num_goroutine()
@@ -552,14 +576,11 @@ def test_item_timeout_fails_the_item_and_replaces_its_worker(
             until(lambda: gorun.num_goroutine() == before + 1)
         return n
 
-    m = gorun.map(item, range(5), item_timeout=0.05, workers=1, chunk=2, errors="return")
-    assert [n if isinstance(n, int) else type(n) for n in m] == [
-        0,
-        TimeoutError,
-        TimeoutError,
-        3,
-        4,
-    ]
+    m = gorun.map(
+        item, range(5), item_timeout=0.05, workers=1, chunk=2, errors="return", ordered=ordered
+    )
+    found = [n if isinstance(n, int) else type(n) for n in m]
+    assert found == [0, TimeoutError, TimeoutError, 3, 4]
 
 
 def test_item_timeout_cuts_a_goroutine_where_it_waits_in_gorun() -> None:

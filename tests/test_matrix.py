@@ -76,8 +76,11 @@ def wait(t: Target, limit: float | None) -> Any:
 
 
 def as_completed(t: Target, limit: float | None) -> Any:
-    [g] = gorun.as_completed([t.g], limit)
-    return g.result()
+    stream = gorun.as_completed([t.g], limit)
+    g = next(stream)
+    error = g._failed()  # neither this nor the next line is a cancel point
+    assert list(stream) == []
+    return g.result() if error else "value"
 
 
 def latch(t: Target, limit: float | None) -> Any:
@@ -103,7 +106,7 @@ async def wait_async(t: Target, limit: float | None) -> Any:
 
 async def as_completed_async(t: Target, limit: float | None) -> Any:
     [g] = [g async for g in gorun.as_completed_async([t.g], limit)]
-    return g.result()
+    return g.result() if g._failed() else "value"
 
 
 async def latch_async(t: Target, limit: float | None) -> Any:

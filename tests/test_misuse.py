@@ -89,7 +89,7 @@ def test_python_side_operations_never_awaited(name: str) -> None:
 @every_op
 @pytest.mark.parametrize("where", ["goroutine", "task"])
 def test_awaited_twice(name: str, where: str) -> None:
-    # Mutation: `am_await` does not look at the state.
+    # Mutation: neither `am_await` nor `step` looks for Ended (each alone is enough).
     async def body() -> str:
         op = OPS[name]()
         await op

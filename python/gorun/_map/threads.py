@@ -46,10 +46,9 @@ from gorun._runtime import spawn
 TAKES_AHEAD = 4
 # It doubles when a worker is dry while the caller waits for one result: behind a long item there is
 # work to do, and where all items are short the thread switches of each wait (10-50 us) are what
-# costs. At 1024 items they cost next to nothing, and the memory of the results is still bounded.
+# costs. With 1024 items those cost next to nothing, and the memory of the results is still bounded.
+# It halves at each wait for a result that finds no worker dry: it is longer than it need be.
 LONGEST_AHEAD = 1024
-# A wait this long says that they are not short, or that what was long is over.
-LONG_WAIT_SECONDS = 0.01
 
 Entry: TypeAlias = tuple[int, Any]  # an item, or its answer, with its number
 
@@ -75,12 +74,12 @@ class ThreadCarrier:
         self._idle: deque[Latch] = deque()
         self._free = deque(range(job.workers))
         self._team: deque[Goroutine[object]] = deque()  # started, perhaps ended, not given up
-        self._base = job.workers * TAKES_AHEAD * self.chunk
-        self._ahead = job.buffer or self._base
-        self._longest = job.buffer or max(self._base, LONGEST_AHEAD)
+        self._shortest = job.buffer or job.workers * TAKES_AHEAD * self.chunk
+        self._longest = job.buffer or max(self._shortest, LONGEST_AHEAD)
+        self._ahead = self._shortest
         self._next = 0  # number of the next item
-        self._dry = False  # a worker found nothing to do
-        self._watched = 0.0  # when the front began to wait, or 0
+        self._watched = -1  # how many had been passed on when the front began its latest wait
+        self._dry = False  # a worker has found nothing to do
 
     # ---- the front's side -----------------------------------------------------------------
 
@@ -102,21 +101,19 @@ class ThreadCarrier:
 
     def collect(self) -> list[Entry]:
         take = self.answers.popleft
-        found = [take() for _ in range(len(self.answers))]  # nobody else takes any
-        if found and self._watched:
-            if self.job.buffer is None and _clock() - self._watched > LONG_WAIT_SECONDS:
-                self._ahead = self._base
-            self._watched = 0.0
-        return found
+        return [take() for _ in range(len(self.answers))]  # nobody else takes any
 
     def watch(self, seen: int) -> Latch:
-        self._watched = self._watched or _clock()
         latch = Latch()
         self.waiting.clear()
         self.waiting[seen if self.by_number else ANY] = latch
-        if self._dry and self._next - seen >= self._ahead:
-            self._ahead = min(self._ahead * 2, self._longest)
-        self._dry = False
+        out = self._next - seen
+        if self._dry and out >= self._ahead:
+            self._dry = False  # with more to do, they will say so again when that is done
+            self._ahead = min(out * 2, self._longest)
+        elif not self._dry and seen != self._watched:
+            self._ahead = max(self._ahead // 2, self._shortest)
+        self._watched = seen
         if self.work:
             self._summon(len(self.work))
         return latch
@@ -176,9 +173,10 @@ class ThreadCarrier:
         if self.work or self._ending:  # it came in between: look again at once
             self.forget(latch)
             latch.set()
-        elif self._ahead < self._longest:
+        else:
             self._dry = True
-            self._wake_front()
+            if self._ahead < self._longest:
+                self._wake_front()
         return latch
 
     def forget(self, latch: Latch) -> None:

@@ -48,8 +48,8 @@ impl Waiter {
 }
 
 /// Ready, time-out and cancel race with each other and with the parking: one wins, the waiter is woken once, and its
-/// body passes from the thread that parked it to the one that resumes it. Fails if `fire` does not take ARMED away, or
-/// if `park` is a load and a store, or relaxed.
+/// body passes from the thread that parked it to the one that resumes it. Fails if `fire` does not take ARMED away,
+/// if `park` is a load and a store, or if `update` does not release.
 #[test]
 fn park_against_ready_timeout_cancel() {
     loom::model(|| {
@@ -125,12 +125,13 @@ fn cancel_against_disarm() {
     });
 }
 
-/// Two cancels at once: one is accepted, the other told so. Fails without the look for PENDING in `cancel`.
-#[test]
-fn cancel_against_cancel() {
-    loom::model(|| {
+/// Two cancels at once: one is accepted, the other told so, one is delivered.
+fn cancel_against_cancel(armed: bool) {
+    loom::model(move || {
         let w = Waiter::running();
-        w.word.arm(true).unwrap();
+        if armed {
+            w.word.arm(true).unwrap();
+        }
         let cancel = {
             let w = w.clone();
             move || w.word.cancel()
@@ -138,10 +139,26 @@ fn cancel_against_cancel() {
         let other = thread::spawn(cancel.clone());
         let said = [cancel(), other.join().unwrap()];
         assert!(said.contains(&Cancel::Set) && said.contains(&Cancel::Already));
-        assert_eq!(w.word.park(), Park::Fired(Verdict::Cancel));
-        w.word.delivered();
+        if armed {
+            assert_eq!(w.word.park(), Park::Fired(Verdict::Cancel));
+            w.word.delivered();
+        } else {
+            assert!(w.word.take_cancel());
+        }
         assert!(!w.word.take_cancel(), "delivered twice");
     });
+}
+
+/// Fails without the look for PENDING in `cancel`.
+#[test]
+fn cancel_against_cancel_of_a_runner() {
+    cancel_against_cancel(false);
+}
+
+/// Fails without the look for the verdict in `cancel`.
+#[test]
+fn cancel_against_cancel_of_a_waiter() {
+    cancel_against_cancel(true);
 }
 
 /// A waker from an earlier wait comes late, while the memory is in use again: it must not end the new wait. Fails if
