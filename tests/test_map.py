@@ -1067,7 +1067,7 @@ def test_map_async_raises_what_map_raises(drive: Callable[[Any], Any]) -> None:
 
     assert drive(main) == [
         "ValueError(1)",
-        "ExceptionGroup('1 errors in gorun.map', [ValueError(1)])",
+        "ExceptionGroup('1 error in gorun.map', [ValueError(1)])",
     ]
 
 

@@ -106,10 +106,11 @@ def map(
             a thread until the map ends.
         on: None or "thread". "process" and an Executor come in a later version.
         ordered: results in the order of the input; False: as they come.
-        chunk: how many items a worker takes at a time, at least 1; their results come together.
-            None: one, or as many short ones as fit in 0.2 ms. With `item_timeout` always one.
+        chunk: how many items a worker takes at a time, at least 1; None: 1. Items are begun in
+            order, so they may wait for those before them, but not within one chunk.
         buffer: how many items, at least 1, may have been taken from the input beyond the results
-            given; None: 4 chunks for each worker.
+            given. None: 4 chunks for each worker; more, up to 1024 items, while a worker has
+            nothing to do and the caller waits for a result.
         errors: "raise": the first one, in the order of the results, ends the map; "return": it
             stands where the result would; "collect": all good results, then an ExceptionGroup of
             the errors, the input's included. KeyboardInterrupt and its like always end the map.

@@ -232,7 +232,8 @@ class Flow:
             del error
 
     def _group(self) -> ExceptionGroup[Exception]:
-        return ExceptionGroup(f"{len(self._errors)} errors in gorun.map", self._errors)
+        count = len(self._errors)
+        return ExceptionGroup(f"{count} error{'s'[: count > 1]} in gorun.map", self._errors)
 
     def _too_late(self) -> TimeoutError:
         of = "" if self._total is None else f" of {self._total}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -30,11 +31,12 @@ class Map(Iterator[T]):
         return self
 
     def __next__(self) -> T:
+        ready = self._ready
         while True:
-            try:
-                return self._ready.popleft()
-            except IndexError:
-                self._advance()
+            while ready:
+                with suppress(IndexError):  # another thread may have been faster
+                    return ready.popleft()
+            self._advance()
 
     def _advance(self) -> None:
         """Waits until there is a value; raises StopIteration, or what the map ends with."""
@@ -87,11 +89,12 @@ class AsyncMap(AsyncIterator[T]):
         return self
 
     async def __anext__(self) -> T:
+        ready = self._ready
         while True:
-            try:
-                return self._ready.popleft()
-            except IndexError:
-                await self._advance()
+            while ready:
+                with suppress(IndexError):
+                    return ready.popleft()
+            await self._advance()
 
     async def _advance(self) -> None:
         """As `Map._advance`, awaiting; raises StopAsyncIteration."""

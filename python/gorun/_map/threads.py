@@ -33,7 +33,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from gorun._errors import GoroutineCancelled
 from gorun._gorun import Goroutine, Latch
@@ -50,6 +50,7 @@ TAKES_AHEAD = 4
 # It halves at each wait for a result that finds no worker dry: it is longer than it need be.
 LONGEST_AHEAD = 1024
 
+T = TypeVar("T")
 Entry: TypeAlias = tuple[int, Any]  # an item, or its answer, with its number
 
 _clock = time.monotonic
@@ -140,16 +141,13 @@ class ThreadCarrier:
         self._cancel_team(reason)
 
     def join(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self._team.popleft().exception()
+        while (goroutine := _take(self._team)) is not None:
+            goroutine.exception()
 
     async def join_async(self) -> None:
-        with suppress(IndexError):
-            while True:
-                worker = self._team.popleft()
-                with suppress(GoroutineCancelled):
-                    await worker
+        while (goroutine := _take(self._team)) is not None:
+            with suppress(GoroutineCancelled):
+                await goroutine
 
     def _give_up(self, number: int, worker: Worker, limit: float) -> None:
         """Answers for an item that overran, and leaves its worker to itself."""
@@ -209,14 +207,12 @@ class ThreadCarrier:
     def _summon(self, count: int) -> None:
         """Has up to `count` more workers look for work: idle ones, else new ones."""
         for _ in range(0 if self.cancelled else count):
-            try:
-                self._idle.popleft().set()
-            except IndexError:
-                try:
-                    number = self._free.popleft()
-                except IndexError:
-                    return
+            if (latch := _take(self._idle)) is not None:
+                latch.set()
+            elif (number := _take(self._free)) is not None:
                 self._start(number)
+            else:
+                return
 
     def _start(self, number: int) -> None:
         worker = Worker(self, number)
@@ -224,24 +220,29 @@ class ThreadCarrier:
         # In a copy, since a context cannot be entered twice at the same time.
         run = self.job.context.copy().run
         self._team.append(run(spawn, body, name=f"gorun.map worker {number}"))
-        with suppress(IndexError):  # one in, one out: ended ones do not pile up
-            oldest = self._team.popleft()
-            if not oldest.done():
-                self._team.append(oldest)
+        oldest = _take(self._team)  # one in, one out: ended ones do not pile up
+        if oldest is not None and not oldest.done():
+            self._team.append(oldest)
         if self.cancelled:  # in between; then one of them may have been missed
             self._cancel_team()
 
     def _cancel_team(self, reason: str = "gorun.map was closed") -> None:
-        with suppress(IndexError):
-            while True:
-                self._team.popleft().cancel(reason)
+        while (goroutine := _take(self._team)) is not None:
+            goroutine.cancel(reason)
 
     def _wake_idle(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self._idle.popleft().set()
+        while (latch := _take(self._idle)) is not None:
+            latch.set()
 
     def _wake_front(self) -> None:
         with suppress(KeyError):
             while True:
                 self.waiting.popitem()[1].set()
+
+
+def _take(things: deque[T]) -> T | None:
+    """The first of `things`, removed; None if there is none."""
+    try:
+        return things.popleft()
+    except IndexError:
+        return None

@@ -2,7 +2,7 @@
 
 It knows its carrier (threads.py) and nothing of the front. Whatever an item raises is the item's
 answer; only a cancel, or an error of the initializer, ends a worker, and then the map with it.
-`main` and `run` have twins with `_async`, which differ in their awaits alone.
+`main` and `_run` have twins with `_async`, which differ in their awaits alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Worker:
     def __init__(self, carrier: ThreadCarrier, number: int) -> None:
         self.number = number
         self.mine: deque[Entry] = deque()  # taken, not begun; only where `chunk` is above 1
-        self.given_up = False  # set by the front, once: this worker counts no more
+        self.given_up = False  # its item was taken from it: it counts no more
         self.goroutine: Goroutine[object]  # once it runs
         self._carrier = carrier
         self._fresh = True
@@ -159,7 +159,8 @@ class Worker:
         """Puts the answer of an item down; False if this worker is to take no more."""
         carrier = self._carrier
         if self._timed and carrier.running.pop(number, None) is None:
-            return False  # given up, and answered by the front
+            self.given_up = True  # the front may be about to say so
+            return False  # and has answered
         if error is not None:
             trace = error.__traceback__  # its first entry is `_run`: no news, and it holds us
             carrier.failures[number] = error.with_traceback(trace and trace.tb_next)

@@ -124,7 +124,7 @@ const SEEN_WAITING: Duration = Duration::from_millis(100);
 /// How long it may take to attach: others may hold the interpreter.
 const ATTACHED: Duration = Duration::from_secs(2);
 
-const STARTING: u32 = 0;
+// 0: the helper starts.
 const PROBED: u32 = 1;
 const ASLEEP: u32 = 2;
 const END: u32 = 3;
