@@ -92,4 +92,3 @@ def _run(args: list[str], code: int, err: str | None, env: dict[str, str]) -> En
     if err is not None and errors != err:
         pytest.fail(f"stderr is not {err!r}:\n{errors}\n{out}")
     return Ended(out, errors, child.returncode, took)
-

@@ -11,9 +11,7 @@ import os
 import sys
 import time
 
-
 import pytest
-
 from tests import _child
 
 pytestmark = pytest.mark.no_matrix

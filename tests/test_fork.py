@@ -8,7 +8,6 @@ asserts how that ended.
 from __future__ import annotations
 
 import pytest
-
 from tests import _child
 
 pytestmark = pytest.mark.no_matrix

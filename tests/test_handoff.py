@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager, nullcontext
 from queue import Queue
 
 import pytest
+from tests import _child
 
 import gorun
 from gorun import go
-from tests import _child
 
 DETECTED = 0.0003
 """From a blocking call to the P being elsewhere, typically (handoff.md, section 2)."""
@@ -598,7 +598,13 @@ assert gorun.stats().ms <= 64
 @pytest.mark.no_matrix
 @pytest.mark.parametrize(
     "op",
-    ["gorun.sleep(0.5)", "g.result()", "gorun.wait([g])", "gorun._gorun.Latch().wait()", "blocking()"],
+    [
+        "gorun.sleep(0.5)",
+        "g.result()",
+        "gorun.wait([g])",
+        "gorun._gorun.Latch().wait()",
+        "blocking()",
+    ],
 )
 def test_thread_limit_for_the_last_free_m(op: str) -> None:
     """With 2 threads, one of them blocked: an operation on the other raises ThreadLimit, before it waits.

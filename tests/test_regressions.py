@@ -33,7 +33,7 @@ def test_collected_handle_reports_a_whole_error(hook_errors: Any) -> None:
         gc.enable()
     gc.collect()
     errors = hook_errors.take(20)
-    assert ["whole"] * 20 == [str(e.exc_value) for e in errors]
+    assert [str(e.exc_value) for e in errors] == ["whole"] * 20
     assert all(e.exc_traceback is not None for e in errors)
 
 

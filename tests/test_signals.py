@@ -11,7 +11,6 @@ import statistics
 import sys
 
 import pytest
-
 from tests import _child
 
 pytestmark = pytest.mark.no_matrix

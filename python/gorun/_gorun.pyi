@@ -16,6 +16,7 @@ __all__ = [
     "Goroutine",
     "Latch",
     "Timer",
+    "__profile__",
     "__version__",
     "_after_fork",
     "_blocking_enter",
@@ -27,14 +28,17 @@ __all__ = [
     "_loop_runs_here",
     "_m_main",
     "_max_threads",
+    "_probe",
     "_set_finalizing",
     "_shield",
     "_spawn",
     "_stats",
     "_stop",
     "_take",
-    "_probe",
     "_take_limit_met",
+    "_trace",
+    "_trace_events",
+    "_tricks",
     "current",
     "go",
     "go_many",
@@ -50,6 +54,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
+__profile__: str
 __version__: str
 
 # ---- goroutines ------------------------------------------------------------------------------
@@ -161,3 +166,6 @@ def _stats() -> tuple[
     float,
     list[tuple[int, int, int, int, int, int, int]],
 ]: ...
+def _trace(on: bool) -> bool: ...
+def _trace_events() -> list[tuple[int, int, str, int]]: ...
+def _tricks() -> tuple[bool, bool]: ...
