@@ -459,6 +459,7 @@ def test_an_error_keeps_its_traceback_and_nothing_of_the_worker() -> None:
     names = [entry.name for entry in caught.traceback]
     assert names[-2:] == ["<lambda>", "deep"]
     assert not any("worker.py" in str(entry.path) for entry in caught.traceback)
+    assert caught.value.__context__ is None
 
 
 def test_a_worker_that_is_cancelled_ends_the_map_with_an_error() -> None:

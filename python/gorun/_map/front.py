@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -34,8 +33,10 @@ class Map(Iterator[T]):
         ready = self._ready
         while True:
             while ready:
-                with suppress(IndexError):  # another thread may have been faster
+                try:
                     return ready.popleft()
+                except IndexError:  # another thread was faster
+                    continue
             self._advance()
 
     def _advance(self) -> None:
@@ -92,8 +93,10 @@ class AsyncMap(AsyncIterator[T]):
         ready = self._ready
         while True:
             while ready:
-                with suppress(IndexError):
+                try:
                     return ready.popleft()
+                except IndexError:
+                    continue
             await self._advance()
 
     async def _advance(self) -> None:

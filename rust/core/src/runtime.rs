@@ -223,9 +223,17 @@ impl<H: Host> Runtime<H> {
         self.max_threads.load(Ordering::Relaxed)
     }
 
-    /// Sets the limit of Ms.
-    pub fn set_max_threads(&self, n: u32) {
+    /// Sets the limit of Ms. Attached: what queued at the old limit may need a thread now.
+    pub fn set_max_threads(&'static self, n: u32) {
         self.max_threads.store(n, Ordering::Relaxed);
+        self.start_if_none();
+    }
+
+    /// Starts an M if none is idle: at the limit, or after a start that failed, there may be no spare one. Attached.
+    fn start_if_none(&'static self) {
+        if self.idle_ms.load(Ordering::Relaxed) == 0 && self.started.load(Ordering::Relaxed) {
+            self.start_m();
+        }
     }
 
     /// True once after sysmon met the limit: the embedder warns.
@@ -348,6 +356,7 @@ impl<H: Host> Runtime<H> {
             g.set_ready(self.now());
         }
         self.submit(Packet::One(g));
+        self.start_if_none();
         g
     }
 
@@ -369,6 +378,7 @@ impl<H: Host> Runtime<H> {
             .collect();
         self.created.fetch_add(n as u64, Ordering::Relaxed);
         self.submit_all(gs.clone());
+        self.start_if_none();
         gs
     }
 
