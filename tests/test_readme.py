@@ -40,3 +40,28 @@ def test_make_verbs_exist() -> None:
     verbs |= set(re.findall(r"lists the rest: ([a-z, ]+)", README.read_text())[0].split(", "))
     for verb in verbs:
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+PAGES = sorted((README.parent / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.stem for p in PAGES])
+def test_page(page: Path) -> None:
+    # The blocks of a page are one program: later ones use what earlier ones made.
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    got = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert got.returncode == 0, got.stderr
+    assert got.stderr == ""
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*README.parent.glob("*.md"), *PAGES]
+    for page in pages:
+        for target in re.findall(r"\]\(([\w./-]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -73,7 +73,7 @@ pub struct Waker {
     /// 1: woken. Written by the winner of the wait, read by the thread that sleeps on it.
     futex: modelled::AtomicU32,
     /// A `Kind`, written by the owner before it arms; the arming release pairs with the winner's acquire.
-    kind: AtomicU8,
+    kind: modelled::AtomicU8,
     /// A `WaitReason`, for lists only.
     reason: AtomicU8,
 }
@@ -84,7 +84,7 @@ impl Waker {
         Self {
             word: StateWord::new(),
             futex: modelled::AtomicU32::new(0),
-            kind: AtomicU8::new(Kind::Thread as u8),
+            kind: modelled::AtomicU8::new(Kind::Thread as u8),
             reason: AtomicU8::new(0),
         }
     }

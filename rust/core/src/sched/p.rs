@@ -51,6 +51,9 @@ pub struct P<H: Host> {
     stealer: Stealer<GRef<H>>,
     runnext: AtomicPtr<G<H>>,
     cache: UnsafeCell<Vec<GRef<H>>>,
+    /// Stands for all cells: in a model run, touching it shows two holders.
+    #[cfg(loom)]
+    mine: loom::cell::UnsafeCell<()>,
     ids: Cell<(u64, u64)>,
     /// How often in a row `runnext` was taken before the queue.
     pub streak: Cell<u32>,
@@ -91,6 +94,8 @@ impl<H: Host> P<H> {
             stealer: runq.stealer(),
             runq: UnsafeCell::new(runq),
             runnext: AtomicPtr::new(std::ptr::null_mut()),
+            #[cfg(loom)]
+            mine: loom::cell::UnsafeCell::new(()),
             cache: UnsafeCell::new(Vec::with_capacity(2 * BATCH)),
             ids: Cell::new((0, 0)),
             streak: Cell::new(0),
@@ -114,13 +119,21 @@ impl<H: Host> P<H> {
         }
     }
 
+    /// Executed only by the owner: a model run checks it.
+    fn mine(&self) {
+        #[cfg(loom)]
+        self.mine.with_mut(|_| ());
+    }
+
     fn runq(&self) -> &Worker<GRef<H>> {
+        self.mine();
         // SAFETY: only the owner in mode Sched calls the methods that use it (their docs say so), and takes `&`.
         unsafe { &*self.runq.get() }
     }
 
     /// Puts `g` into `runnext`; what was there goes to the queue. Executed only by the owner.
     pub fn push_next(&self, g: GRef<H>) {
+        self.mine();
         // AcqRel: a thief of runnext (`steal_next`) sees what was written to the G before.
         let old = self.runnext.swap(g.as_ptr(), Ordering::AcqRel);
         if !old.is_null() {
