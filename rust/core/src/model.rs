@@ -52,6 +52,11 @@ impl<H: Host> Runtime<H> {
         self.pass_on(p);
     }
 
+    /// `fire_all_due`.
+    pub fn model_fire_all_due(&'static self) {
+        self.fire_all_due();
+    }
+
     /// The deep sleep of sysmon.
     pub fn model_sleep_deep(&self) {
         self.sleep_deep();

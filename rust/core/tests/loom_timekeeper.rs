@@ -5,7 +5,6 @@
 #[path = "loom/host.rs"]
 mod host;
 
-use gorun_core::host::Host;
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{GRef, M, flag};
 use host::{Model, NOW, Rt};
@@ -68,29 +67,33 @@ fn timer_against_nap_until_a_far_one() {
     timer_against_nap(true);
 }
 
-/// The timekeeper is taken off the list and then blocks for ever, while a timer is armed: the other idle M gets up for
-/// it. Fails if the deadline of a timekeeper that has left stays published.
+/// The timekeeper takes work and then blocks for ever, while a timer is armed whose maker may think that it still gets
+/// up: the other idle M does, or sysmon sees that nobody will. Fails if the deadline of a timekeeper that has left stays
+/// published, or if sysmon goes to its deep sleep without a look at it.
 #[test]
 fn timer_against_a_timekeeper_that_leaves() {
     loom::model(|| {
         let rt = Runtime::<H>::leak(1, 0);
         timer(rt, NOW - 1);
-        let late = rt.dormant(flag::TIMER, |_| {});
+        let (late, ticket) = rt.dormant(flag::TIMER, |_| {});
+        let blocks = rt.model_g(1);
         let other = thread::spawn(move || {
             let m = rt.model_m();
-            while next(rt, &m).is_some_and(|g| g != late.0) {}
+            while next(rt, &m).is_some_and(|g| g != late) {}
         });
         let m = thread::spawn(move || {
             let m = rt.model_m();
-            Model::set_current(&raw const m);
-            if next(rt, &m) == Some(late.0) {
+            if next(rt, &m) == Some(late) {
                 rt.model_stop();
             }
             m.model_leave();
-            rt.hand_off(&m, rt.model_g(1));
+            rt.hand_off(&m, blocks);
         });
-        rt.add_timer(&late.0, NOW, late.1);
+        rt.add_timer(&late, NOW, ticket);
         m.join().unwrap();
+        // From here on sysmon.
+        rt.model_sleep_deep();
+        rt.model_fire_all_due();
         other.join().unwrap();
         // SAFETY: all threads have ended.
         unsafe { rt.model_free() };
