@@ -54,6 +54,8 @@ def _latencies(what: str, n: int) -> list[float]:
         done = False
         g, h = go(stubborn), go(nap)
         latch = gorun._gorun.Latch()
+        while gorun.stats().waiting < 2:
+            time.sleep(0.001)
         main = threading.get_ident()
         sent = []
         turn = threading.Semaphore(0)
@@ -120,16 +122,21 @@ def test_ctrl_c_while_goroutines_compute() -> None:
         stop = False
         gs = [go(spin) for _ in range(3)]
         main = threading.get_ident()
+        turn = threading.Semaphore(0)
         def sender():
-            time.sleep(0.05)
-            global sent
-            sent = time.monotonic()
-            signal.pthread_kill(main, signal.SIGINT)
+            while True:
+                turn.acquire()
+                time.sleep(0.05)
+                global sent
+                sent = time.monotonic()
+                signal.pthread_kill(main, signal.SIGINT)
+        threading.Thread(target=sender, daemon=True).start()
         took = []
+        g = go(nap)
         for _ in range(5):
-            threading.Thread(target=sender).start()
             try:
-                go(nap).result()
+                turn.release()
+                g.result()
             except KeyboardInterrupt:
                 took.append(time.monotonic() - sent)
         stop = True

@@ -48,6 +48,7 @@ pub struct Runtime<H: Host> {
     pub(crate) keeper_deadline: modelled::AtomicU64,
     pub(crate) sysmon: Sysmon,
     pub(crate) limit_met: AtomicBool,
+    m_wanted: AtomicBool,
     pub(crate) gone: Parker,
     stopping: modelled::AtomicBool,
     started: AtomicBool,
@@ -85,6 +86,7 @@ impl<H: Host> Runtime<H> {
             keeper_deadline: modelled::AtomicU64::new(u64::MAX),
             sysmon: Sysmon::new(),
             limit_met: AtomicBool::new(false),
+            m_wanted: AtomicBool::new(false),
             gone: Parker::new(),
             stopping: modelled::AtomicBool::new(false),
             started: AtomicBool::new(false),
@@ -269,6 +271,17 @@ impl<H: Host> Runtime<H> {
     #[cfg(loom)]
     pub(crate) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets the next `ensure_started` look whether an M sleeps anywhere, and start one. Anybody, detached too.
+    pub(crate) fn ask_for_m(&self) {
+        self.started.store(false, Ordering::Release);
+        self.m_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// True once after sysmon missed an M: the embedder calls `ensure_started`.
+    pub fn take_m_wanted(&self) -> bool {
+        self.m_wanted.load(Ordering::Relaxed) && self.m_wanted.swap(false, Ordering::Relaxed)
     }
 
     /// True while it is being shut down.

@@ -80,8 +80,9 @@ fn wake_against_the_next_wait() {
             assert!(end == End::Timeout || latch.is_closed());
             g.waker.set_kind(Kind::Goroutine, WaitReason::Event);
         });
-        assert!(latch.close(rt));
+        let closer = thread::spawn(move || assert!(latch.close(rt)));
         waiter.join().unwrap();
+        closer.join().unwrap();
         assert_eq!(rt.global_len(), 0, "a running goroutine was queued");
         // SAFETY: all threads have ended; ours from Box::leak.
         unsafe {

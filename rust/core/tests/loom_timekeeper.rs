@@ -33,22 +33,23 @@ fn next(rt: Rt<false>, m: &M<H>) -> Option<GRef<H>> {
     }
 }
 
-/// The idle M has got up for a timer and settles down for one that is far away (or for none), while another one that is
-/// due is armed from outside. Its deadline lies behind the first, so who arms it may think that the M is still to get up.
+/// The idle M got up for nothing (that wait had ended) and settles down for a timer that is far away, or for none, while
+/// one that is due is armed from outside. It lies behind the first, so its maker may think that the M is still to get up.
 fn timer_against_nap(far: bool) {
     loom::model(move || {
         let rt = Runtime::<H>::leak(1, 0);
-        timer(rt, NOW - 1);
+        let (ended, ticket) = rt.dormant(flag::TIMER, |_| {});
+        rt.add_timer(&ended, NOW - 1, ticket);
+        assert!(ended.waker.word.revoke(ticket));
         if far {
             timer(rt, u64::MAX / 2);
         }
         let m = thread::spawn(move || {
             let m = rt.model_m();
-            next(rt, &m).unwrap();
-            next(rt, &m).unwrap();
+            next(rt, &m)
         });
-        timer(rt, NOW);
-        m.join().unwrap();
+        let due = timer(rt, NOW);
+        assert!(m.join().unwrap() == Some(due));
         // SAFETY: all threads have ended.
         unsafe { rt.model_free() };
     });
@@ -79,15 +80,22 @@ fn timer_against_a_timekeeper_that_leaves() {
         let blocks = rt.model_g(1);
         let other = thread::spawn(move || {
             let m = rt.model_m();
-            while next(rt, &m).is_some_and(|g| g != late) {}
+            while let Some(g) = next(rt, &m) {
+                if g == late {
+                    return rt.model_stop();
+                }
+            }
         });
         let m = thread::spawn(move || {
             let m = rt.model_m();
-            if next(rt, &m) == Some(late) {
-                rt.model_stop();
+            match next(rt, &m) {
+                None => {}
+                Some(g) if g == late => rt.model_stop(),
+                Some(_) => {
+                    m.model_leave();
+                    rt.hand_off(&m, blocks);
+                }
             }
-            m.model_leave();
-            rt.hand_off(&m, blocks);
         });
         rt.add_timer(&late, NOW, ticket);
         m.join().unwrap();

@@ -37,8 +37,25 @@ unsafe extern "C-unwind" {
     -> *mut PyObject;
 }
 
+type Send = unsafe extern "C-unwind" fn(*mut PyObject, *mut PyObject, *mut *mut PyObject) -> c_int;
+type Vectorcall = unsafe extern "C-unwind" fn(
+    *mut PyObject,
+    *const *mut PyObject,
+    usize,
+    *mut PyObject,
+) -> *mut PyObject;
+type Call =
+    unsafe extern "C-unwind" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;
+
 const PYGEN_RETURN: c_int = 0;
 const PYGEN_NEXT: c_int = 1;
+
+/// The function as the optimiser must not know it. pyo3-ffi declares the same symbols as functions that never unwind;
+/// link-time optimisation merges the declarations, believes that, and drops `HangOnUnwind` (seen: exits of 3.11 aborted
+/// in release builds only).
+fn may_unwind<F: Copy>(f: F) -> F {
+    std::hint::black_box(f)
+}
 
 /// What an operation of ours asked for before it yielded itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +110,8 @@ pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
             let guard = HangOnUnwind;
             let coroutine = (*b).what;
             let sent = if throw.is_null() {
-                PyIter_Send(coroutine, ffi::Py_None(), &raw mut value)
+                let send: Send = may_unwind(PyIter_Send);
+                send(coroutine, ffi::Py_None(), &raw mut value)
             } else {
                 throw_in(coroutine, &raw mut throw, &raw mut value)
             };
@@ -158,14 +176,16 @@ unsafe fn first(g: PyG, cancelled: bool) -> First {
         let r = if (*b).form == Form::Call {
             // A copy of the pointers: the body's own stay owned by it during the call.
             let args = [null_mut(), (*b).args[0], (*b).args[1], (*b).args[2]];
-            PyObject_Vectorcall(
+            let call: Vectorcall = may_unwind(PyObject_Vectorcall);
+            call(
                 (*b).what,
                 args.as_ptr().add(1),
                 (*b).nargs as usize | VECTORCALL_OFFSET,
                 null_mut(),
             )
         } else {
-            PyObject_Call((*b).what, (*b).args[0], (*b).args[1])
+            let call: Call = may_unwind(PyObject_Call);
+            call((*b).what, (*b).args[0], (*b).args[1])
         };
         std::mem::forget(guard);
         if r.is_null() {

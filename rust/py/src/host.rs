@@ -53,6 +53,10 @@ fn errands() {
     if rt.current_goroutine().is_some() || crate::rt::finalizing() {
         return;
     }
+    if rt.take_m_wanted() {
+        // If there is none by now, the one who calls `go` next is told.
+        let _ = rt.ensure_started();
+    }
     if rt.take_limit_met() {
         let py = errors::attached();
         call(errors::warn_limit(py), Some(&rt.max_threads().to_string()));
@@ -103,6 +107,10 @@ impl Host for Py {
             use pyo3::prelude::*;
             if let Err(e) = f.call1((id,)) {
                 why = Some(e.to_string());
+                // Not dropped: PyO3 would keep it (and the frames in it) for later, as it did not attach this thread.
+                e.restore(py);
+                // SAFETY: attached.
+                unsafe { ffi::PyErr_Clear() };
             }
         });
         let Some(why) = why else { return Ok(()) };

@@ -153,6 +153,7 @@ impl<H: Host> P<H> {
 
     /// Takes `runnext`. Executed only by the owner.
     pub fn pop_next(&self) -> Option<GRef<H>> {
+        self.mine();
         if self.runnext.load(Ordering::Relaxed).is_null() {
             return None;
         }

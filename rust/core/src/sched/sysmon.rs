@@ -28,6 +28,8 @@ const NAP_MIN: Duration = Duration::from_micros(50);
 const NAP_MAX: Duration = Duration::from_millis(10);
 /// Looks without an event before the nap doubles.
 const PATIENCE: u32 = 10;
+/// Kicks restart the back-off at most this often.
+const KICKS_APART_NS: u64 = 2_000_000;
 /// All-idle looks before the deep sleep.
 const IDLE_LOOKS: u32 = 4;
 /// A goroutine that runs longer is asked to yield, as in Go.
@@ -72,9 +74,10 @@ impl Sysmon {
         }
     }
 
-    fn nap(&self, how: u32, limit: Option<Duration>) {
+    /// True if it was kicked.
+    fn nap(&self, how: u32, limit: Option<Duration>) -> bool {
         futex_wait(&self.word, how, limit);
-        self.word.store(AWAKE, Ordering::Relaxed);
+        self.word.swap(AWAKE, Ordering::Relaxed) == AWAKE
     }
 }
 
@@ -123,6 +126,7 @@ impl<H: Host> Runtime<H> {
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
         let mut notes: Vec<Note> = Vec::new();
         let (mut delay, mut quiet, mut idle_looks) = (NAP_MIN, 0, 0);
+        let mut patient_until = 0;
         loop {
             if self.all_idle() {
                 idle_looks += 1;
@@ -135,15 +139,19 @@ impl<H: Host> Runtime<H> {
                 continue;
             }
             self.sysmon.word.store(NAP, Ordering::Relaxed);
-            let before = delay;
-            self.sysmon.nap(NAP, Some(self.nap_until_timer(delay)));
+            let kicked = self.sysmon.nap(NAP, Some(self.nap_until_timer(delay)));
+            if kicked && self.now() >= patient_until {
+                // A reason to look closely for a while; not all the time, however often somebody kicks.
+                (delay, quiet) = (NAP_MIN, 0);
+                patient_until = self.now() + KICKS_APART_NS;
+            }
             // While Ms end, their thread states go: those are not looked at any more.
             if !self.stopping() && self.look_around(&mut notes) {
                 (delay, quiet) = (NAP_MIN, 0);
             } else {
                 quiet += 1;
                 if quiet > PATIENCE {
-                    delay = (before * 2).min(NAP_MAX);
+                    delay = (delay * 2).min(NAP_MAX);
                 }
             }
         }
@@ -279,11 +287,13 @@ impl<H: Host> Runtime<H> {
             return true;
         }
         let s = self.sched.lock();
-        if s.starting == 0
-            && s.live >= self.max_threads.load(Ordering::Relaxed)
-            && !self.sysmon.told.swap(true, Ordering::Relaxed)
-        {
-            self.limit_met.store(true, Ordering::Relaxed);
+        if s.starting == 0 {
+            if s.live < self.max_threads.load(Ordering::Relaxed) {
+                // A thread could not be started before: somebody attached has to try again.
+                self.ask_for_m();
+            } else if !self.sysmon.told.swap(true, Ordering::Relaxed) {
+                self.limit_met.store(true, Ordering::Relaxed);
+            }
         }
         false
     }
