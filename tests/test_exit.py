@@ -389,7 +389,9 @@ def test_exit_asked_for_in_a_body_nobody_joins() -> None:
     ended = _child.run(
         """
         go(sys.exit, 3)
-        until(lambda: gorun.num_goroutine() == 0)
+        end = time.monotonic() + 20
+        while gorun.num_goroutine() and time.monotonic() < end:
+            time.sleep(0.001)
         print(gorun.num_goroutine())
         """
     )
