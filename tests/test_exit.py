@@ -148,7 +148,8 @@ ALIVE = {
                 await gorun.sleep_async(0.01)
                 ended.append(1)
         gs = [go(work) for _ in range(50)]
-        time.sleep(0.05)
+        while gorun.stats().waiting < 50:
+            time.sleep(0.001)
         last.append(lambda: print("cleaned", len(ended)))
         """,
     "cleanup that never ends": """

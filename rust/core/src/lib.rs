@@ -4,7 +4,7 @@
 //! what is run. `sched/README.md` holds the protocol of parking and submitting in prose.
 
 pub mod host;
-#[cfg(loom)]
+#[cfg(any(loom, test))]
 mod model;
 pub mod prim;
 pub mod runtime;
@@ -12,3 +12,6 @@ pub mod sched;
 pub mod timer;
 pub mod trace;
 pub mod wait;
+
+#[cfg(all(test, not(loom)))]
+mod testing;

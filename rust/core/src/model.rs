@@ -1,4 +1,5 @@
-//! Doors for the loom models (`tests/loom_*.rs`) into what the crate keeps to itself. Built under `--cfg loom` only.
+//! Doors for the loom models (`tests/loom_*.rs`) and the unit tests into what the crate keeps to itself. Built for them
+//! only.
 //!
 //! Nothing here decides anything: each door calls the one function that it is named after.
 
@@ -35,6 +36,18 @@ impl<H: Host> Runtime<H> {
     /// `find`.
     pub fn model_find(&'static self, m: &M<H>) -> Option<GRef<H>> {
         self.find(m)
+    }
+
+    /// Puts an M into the idle list, as `idle` does.
+    pub fn model_list(&'static self, m: &M<H>) {
+        self.sched.lock().idle_ms.push(m.ctl);
+        self.idle_ms.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts an M into the list `wanting`, as `acquire_p` does.
+    pub fn model_want(&'static self, m: &M<H>) {
+        self.sched.lock().wanting.push_back(m.ctl);
+        self.wanting.fetch_add(1, Ordering::Relaxed);
     }
 
     /// `idle`.
@@ -91,6 +104,7 @@ impl<H: Host> Runtime<H> {
     ///
     /// # Safety
     /// Nobody uses it, its Ps or its Gs afterwards.
+    #[cfg(loom)]
     pub unsafe fn model_free(&'static self) {
         // SAFETY: all came from Box::leak, once each; by the caller's promise nobody looks again.
         unsafe {

@@ -268,7 +268,7 @@ impl<H: Host> Runtime<H> {
         true
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, test))]
     pub(crate) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }

@@ -432,3 +432,6 @@ fn put_waker_back(w: &'static Waker) {
         SPARE_WAKERS.push(other);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -134,3 +134,6 @@ impl<H: Host> Runtime<H> {
         m.leave();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -91,3 +91,6 @@ impl Default for OwnerWord {
         Self::new()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

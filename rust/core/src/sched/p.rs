@@ -267,3 +267,6 @@ impl<H: Host> P<H> {
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

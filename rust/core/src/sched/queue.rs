@@ -74,3 +74,6 @@ impl<H: Host> Default for Global<H> {
         Self::new()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

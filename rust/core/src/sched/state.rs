@@ -373,3 +373,6 @@ impl Default for StateWord {
         Self::new()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
