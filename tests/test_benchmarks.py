@@ -37,7 +37,7 @@ def find_row(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("functions", "threadpool"),
         ("sleepers", "gorun"),
         ("sleepers", "threads"),
-        ("map", "gorun.map"),
+        ("map", "gorun"),
         ("map", "threadpool"),
         ("map", "serial"),
         ("map", "two processes"),

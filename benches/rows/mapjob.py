@@ -1,4 +1,6 @@
-"""Row map: a whole job as a command, `python -m gorun map`, beside threads, a loop, two processes.
+"""Row map: a whole job as a command, by `gorun.map`, beside threads, a loop, two processes.
+
+`python -m gorun map` compares the same ways in one process, over real files.
 
 Each sample starts benches/jobs.py in new interpreters and is timed from the start of the first to
 the end of the last. What two plain processes reach with half of the input each is what this
@@ -15,7 +17,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -23,8 +24,6 @@ from harness.model import Goal, Row, Sample, Variant, gorun_variant
 from jobs import pack, write_input
 
 BENCHES = Path(__file__).resolve().parent.parent
-MAP = ("-m", "gorun", "map", "jobs:pack", "--workers", "2")
-"""The command line; the input file follows. One result a line comes out."""
 
 
 @cache
@@ -65,20 +64,6 @@ def command(*commands: tuple[str, ...]) -> Callable[[int], Sample]:
     return run
 
 
-def gorun_command(n: int) -> Sample:
-    if find_spec("gorun.__main__") is None:
-        raise NotImplementedError("gorun has no command line yet")
-    return command(MAP)(n)
-
-
-def gorun_call(n: int) -> Sample:
-    import gorun
-
-    if not hasattr(gorun, "map"):
-        raise NotImplementedError("gorun.map is not there yet")
-    return command(mode("gorun"))(n)
-
-
 def mode(name: str, *rest: str) -> tuple[str, ...]:
     return ("-m", "jobs", name, *rest)
 
@@ -90,8 +75,7 @@ ROW = Row(
     quick_n=200,
     unit="ms",
     variants=(
-        gorun_variant(gorun_command),
-        gorun_variant(gorun_call, name="gorun.map"),
+        gorun_variant(command(mode("gorun"))),
         Variant("threadpool", command(mode("threads"))),
         Variant("serial", command(mode("serial"))),
         Variant("two processes", command(mode("half", "0"), mode("half", "1"))),
@@ -99,8 +83,6 @@ ROW = Row(
     goals=(
         Goal("threadpool", "gorun", at_least=1.0),
         Goal("serial", "gorun", at_least=1.6),
-        Goal("threadpool", "gorun.map", note="the call, without the command"),
-        Goal("serial", "gorun.map", note="the call, without the command"),
         Goal("serial", "two processes", note="what the machine allows"),
     ),
 )

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A runtime is leaked: it lives as long as the process. A fork makes a new one in the child and leaves the old one
 //!   alone, because its threads are gone and its locks may be held.
-//! - Lock order: `made_ps`, `sched`, then a shard's wheel. The pool's lock, a latch's lock and `ctls` are leaves.
+//! - Lock order: `p_lists`, `sched`, then a shard's wheel. The pool's lock, a latch's lock and `ctls` are leaves.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -26,12 +26,15 @@ static EPOCH: AtomicU32 = AtomicU32::new(1);
 pub struct Runtime<H: Host> {
     epoch: u32,
     coarse: AtomicU64,
-    made_ps: Lock<u32>,
+    /// By limit: what `active` was at each, to be used again (sysmon lends and takes back a hundred times a second).
+    p_lists: Lock<Vec<Option<&'static Vec<&'static P<H>>>>>,
     ps: Box<[OnceLock<&'static P<H>>]>,
     /// A snapshot of the Ps below the limit; replaced, never freed (they change rarely).
     active: AtomicPtr<Vec<&'static P<H>>>,
     ctls: Lock<Vec<&'static MCtl<H>>>,
-    ctl_list: AtomicPtr<Vec<&'static MCtl<H>>>,
+    /// Where the elements of `ctls` lie, and how many may be read there.
+    ctl_list: AtomicPtr<&'static MCtl<H>>,
+    ctl_count: AtomicU32,
     procs: AtomicU32,
     pub(crate) lent: AtomicU32,
     pub(crate) pool: Pool<H>,
@@ -67,11 +70,12 @@ impl<H: Host> Runtime<H> {
         let rt: &'static Self = Box::leak(Box::new(Self {
             epoch: EPOCH.load(Ordering::Relaxed),
             coarse: AtomicU64::new(now),
-            made_ps: Lock::new(0),
+            p_lists: Lock::new(Vec::new()),
             ps: (0..MAX_PROCS).map(|_| OnceLock::new()).collect(),
             active: AtomicPtr::new(Box::into_raw(Box::default())),
             ctls: Lock::new(Vec::new()),
-            ctl_list: AtomicPtr::new(Box::into_raw(Box::default())),
+            ctl_list: AtomicPtr::new(std::ptr::NonNull::dangling().as_ptr()),
+            ctl_count: AtomicU32::new(0),
             procs: AtomicU32::new(0),
             lent: AtomicU32::new(0),
             pool: Pool::new(),
@@ -146,14 +150,13 @@ impl<H: Host> Runtime<H> {
 
     fn resize(&'static self, change: impl FnOnce()) {
         let removed: Vec<u32> = {
-            let mut made = self.made_ps.lock();
+            let mut lists = self.p_lists.lock();
             let mut s = self.sched.lock();
             change();
             let limit = self.limit();
-            while *made < limit {
-                let p: &'static P<H> = Box::leak(Box::new(P::new(*made, self.now())));
-                let _ = self.ps[*made as usize].set(p);
-                *made += 1;
+            for id in 0..limit {
+                let new = || Box::leak(Box::new(P::new(id, self.now()))) as &'static P<H>;
+                self.ps[id as usize].get_or_init(new);
             }
             // Those above the limit go to rest; those that rested below it come back.
             let removed = s
@@ -170,9 +173,14 @@ impl<H: Host> Runtime<H> {
             }
             self.idle_ps
                 .store(s.idle_ps.len() as u32, Ordering::Relaxed);
-            let list: Vec<_> = (0..limit).map(|id| self.p(id)).collect();
+            let n = limit as usize;
+            if lists.len() <= n {
+                lists.resize(n + 1, None);
+            }
+            let all = || Box::leak(Box::new((0..limit).map(|id| self.p(id)).collect())) as &_;
+            let list: &'static Vec<_> = lists[n].get_or_insert_with(all);
             self.active
-                .store(Box::into_raw(Box::new(list)), Ordering::Release);
+                .store(std::ptr::from_ref(list).cast_mut(), Ordering::Release);
             removed
         };
         for id in removed {
@@ -190,17 +198,27 @@ impl<H: Host> Runtime<H> {
 
     /// Of every M that ever was.
     pub fn ctls(&self) -> &'static [&'static MCtl<H>] {
-        // SAFETY: set from Box::into_raw, never freed.
-        unsafe { &*self.ctl_list.load(Ordering::Acquire) }
+        // The count first: the place that is read after it holds at least so many.
+        let n = self.ctl_count.load(Ordering::Acquire) as usize;
+        let at = self.ctl_list.load(Ordering::Acquire);
+        // SAFETY: the elements of a vector that is never freed; the first `n` were written before the count and are
+        // never written again.
+        unsafe { std::slice::from_raw_parts(at, n) }
     }
 
     pub(crate) fn new_ctl(&self) -> u32 {
         let mut all = self.ctls.lock();
         let id = all.len() as u32;
+        if all.len() == all.capacity() {
+            // The old place is left to those who read there; all old ones together are no longer than the new one.
+            let mut more = Vec::with_capacity((2 * all.len()).max(16));
+            more.extend_from_slice(&all);
+            std::mem::forget(std::mem::replace(&mut *all, more));
+            self.ctl_list.store(all.as_mut_ptr(), Ordering::Release);
+        }
         all.push(Box::leak(Box::new(MCtl::new(id))));
-        // Amortised: the list is copied only when its length passes a power of two would save little; Ms are few.
-        self.ctl_list
-            .store(Box::into_raw(Box::new(all.clone())), Ordering::Release);
+        // Pairs with the load in `ctls`.
+        self.ctl_count.store(id + 1, Ordering::Release);
         id
     }
 
