@@ -29,7 +29,7 @@ pub struct Runtime<H: Host> {
     /// By limit: what `active` was at each, to be used again (sysmon lends and takes back a hundred times a second).
     p_lists: Lock<Vec<Option<&'static Vec<&'static P<H>>>>>,
     ps: Box<[OnceLock<&'static P<H>>]>,
-    /// A snapshot of the Ps below the limit; replaced, never freed (they change rarely).
+    /// The Ps below the limit: one of `p_lists`.
     active: AtomicPtr<Vec<&'static P<H>>>,
     ctls: Lock<Vec<&'static MCtl<H>>>,
     /// Where the elements of `ctls` lie, and how many may be read there.
@@ -651,3 +651,6 @@ impl<H: Host> Runtime<H> {
         EPOCH.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -67,9 +67,11 @@ impl Shard {
         let mut wheel = self.wheel.lock();
         let key = wheel.insert(deadline, TimerRef { waker, ticket });
         slot.set(TimerSlot { shard: id, key });
-        let earliest = deadline < self.next.load(Ordering::Relaxed);
+        // Not the deadline itself, which is rounded up to a tick: whoever got up for it would find nothing yet.
+        let next = wheel.next_deadline().unwrap_or(u64::MAX);
+        let earliest = next < self.next.load(Ordering::Relaxed);
         if earliest {
-            self.next.store(deadline, Ordering::Release);
+            self.next.store(next, Ordering::Release);
         }
         earliest
     }
