@@ -183,6 +183,8 @@ impl<H: Host> Runtime<H> {
                 .store(std::ptr::from_ref(list).cast_mut(), Ordering::Release);
             removed
         };
+        // For a moment limit and idle Ps did not fit together: sysmon may have taken that for all idle.
+        self.sysmon.note_running();
         for id in removed {
             self.rest_p(self.p(id));
         }

@@ -115,8 +115,9 @@ impl<H: Host> Runtime<H> {
     fn steal(&'static self, p: &'static P<H>) -> Option<GRef<H>> {
         let ps = self.ps();
         let start = p.random() as usize;
-        for i in 0..ps.len() {
-            let victim = ps[(start.wrapping_add(i)) % ps.len()];
+        let below = (0..ps.len()).map(|i| ps[start.wrapping_add(i) % ps.len()]);
+        // An M may still hold one above the limit.
+        for victim in below.chain(self.all_ps().skip(ps.len())) {
             if victim.id == p.id || !self.may_steal(victim) {
                 continue;
             }

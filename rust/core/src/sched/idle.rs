@@ -244,7 +244,12 @@ impl<H: Host> Runtime<H> {
 
     /// True if an M with a P would find something.
     pub(crate) fn has_work(&self) -> bool {
-        !self.global.is_empty() || self.ps().iter().any(|p| !p.is_empty() && self.may_steal(p))
+        !self.global.is_empty() || self.has_work_in_queues()
+    }
+
+    /// True if it could be stolen somewhere: also from a P above the limit, which some M may still hold.
+    pub(crate) fn has_work_in_queues(&self) -> bool {
+        self.all_ps().any(|p| !p.is_empty() && self.may_steal(p))
     }
 
     /// An M without a P waits until it has one. False when it has to end.

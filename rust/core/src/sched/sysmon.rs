@@ -191,16 +191,20 @@ impl<H: Host> Runtime<H> {
     fn look_around(&'static self, notes: &mut Vec<Note>) -> bool {
         let now = self.now();
         self.set_coarse_now(now);
-        let ps = self.ps();
-        notes.resize(ps.len().max(notes.len()), Note::default());
+        let limit = self.limit();
         let mut acted = false;
         let (mut all_held_long, mut waiting) = (true, !self.global.is_empty() || self.wanted());
-        for &p in ps {
+        // Also those above the limit: an M that holds one may block, with work in the queue.
+        for p in self.all_ps() {
+            if notes.len() <= p.id as usize {
+                notes.push(Note::default());
+            }
             let note = &mut notes[p.id as usize];
             waiting |= !p.is_empty();
+            let counts = p.id < limit;
             let Some(token) = p.owner.in_body() else {
                 note.since = now;
-                all_held_long = false;
+                all_held_long &= !counts;
                 continue;
             };
             let runs = p.runs.get();
@@ -214,11 +218,11 @@ impl<H: Host> Runtime<H> {
                     token,
                 };
                 self.forget_probe(p);
-                all_held_long = false;
+                all_held_long &= !counts;
                 continue;
             }
             acted |= self.look_at_still(p, token, now, now.saturating_sub(note.since));
-            all_held_long &= now.saturating_sub(note.since) >= PREEMPT_NS;
+            all_held_long &= !counts || now.saturating_sub(note.since) >= PREEMPT_NS;
         }
         if self.next_timer().saturating_add(STILL_NS) <= now {
             self.fire_all_due();
@@ -247,12 +251,13 @@ impl<H: Host> Runtime<H> {
             Some(probe) => probe.sample(&self.interp(), now),
             None => return false,
         };
-        if verdict == Verdict::Blocked
-            && !self.somebody_attaches()
-            && self.m_for_handoff()
-            && p.owner.retake(token)
-        {
+        if verdict == Verdict::Blocked && !self.somebody_attaches() && self.m_for_handoff() {
+            // Before it is taken: the M says that it is over as soon as it has noticed.
             ctl.without_p.store(true, Ordering::Relaxed);
+            if !p.owner.retake(token) {
+                ctl.without_p.store(false, Ordering::Relaxed);
+                return false;
+            }
             p.m.store(u32::MAX, Ordering::Relaxed);
             p.handoffs.add(1);
             p.note(Event::Retake, 0);
@@ -304,8 +309,8 @@ impl<H: Host> Runtime<H> {
             return false;
         }
         let outside =
-            !self.global.is_empty() && (!H::gil() || self.ps().iter().all(|p| self.may_steal(p)));
-        if outside || self.ps().iter().any(|p| !p.is_empty() && self.may_steal(p)) {
+            !self.global.is_empty() && (!H::gil() || self.all_ps().all(|p| self.may_steal(p)));
+        if outside || self.has_work_in_queues() {
             return self.wake_one();
         }
         false
@@ -330,3 +335,6 @@ impl<H: Host> Runtime<H> {
         self.wake_one()
     }
 }
+
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod tests;
