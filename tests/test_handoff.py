@@ -25,6 +25,9 @@ from gorun import go
 DETECTED = 0.0003
 """From a blocking call to the P being elsewhere, typically (handoff.md, section 2)."""
 
+DETECTED_BY_CLOCK = 0.015
+"""The same by CPU clock alone."""
+
 INTERVAL = 0.005
 """A GIL build lets another thread have the interpreter after this."""
 
@@ -233,7 +236,9 @@ def test_latency_of_a_detected_hand_off(maxprocs: int) -> None:
     On a machine that others load as well a median may be bad; five in a row are not.
     Mutation: a kick that does not restart sysmon's back-off (the medians are near 5 ms).
     """
-    assert any(_latency(maxprocs) < 7 * DETECTED for _ in range(5))
+    by_clock = gorun._gorun._probe() == "clock"
+    bound = 10 * DETECTED_BY_CLOCK if by_clock else 7 * DETECTED
+    assert any(_latency(maxprocs) < bound for _ in range(5))
 
 
 # --- known ----------------------------------------------------------------------------------------
@@ -560,6 +565,7 @@ assert join(gs) == list(range(1000))
 assert 50 < most <= 64, most
 """,
         err=None,
+        GORUN_SYSMON="auto",  # by the clock alone calls of 10 ms end before they are found
     )
     assert ended.err.count("RuntimeWarning") == 1, ended.err
     assert "all 64 threads" in ended.err

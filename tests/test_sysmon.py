@@ -71,7 +71,8 @@ def test_the_self_test_beside_busy_threads() -> None:
             print(gorun._gorun._probe())
         finally:
             stop = True
-        """
+        """,
+        GORUN_SYSMON="auto",
     )
     assert ended.out == "syscall"
 
@@ -90,7 +91,8 @@ def test_a_child_takes_the_result_over() -> None:
             print(gorun._gorun._probe(), flush=True)
             os._exit(0)
         os.waitpid(pid, 0)
-        """
+        """,
+        GORUN_SYSMON="auto",
     )
     assert ended.out == "syscall"
 

@@ -5,6 +5,8 @@
 #[path = "loom/host.rs"]
 mod host;
 
+use std::sync::atomic::Ordering;
+
 use gorun_core::host::Host;
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{M, TimerSlot, flag};
@@ -52,6 +54,41 @@ fn submit_against_rest_gil() {
     submit_against_rest::<true>(2);
 }
 
+/// A goroutine in the `runnext` of a P that others may steal from: its M takes it, or a thief, or it is found by whoever
+/// looks last, and a thief that goes idle meanwhile does not sleep beside it. Fails if `steal_next` or `pop_next` takes
+/// it by a load and a store, or if `has_work` does not look into the queues.
+#[test]
+fn steal_against_pop_against_going_idle() {
+    loom::model(|| {
+        let rt = Runtime::<Model<false>>::leak(2, 0);
+        let g = rt.model_g(1);
+        let victim = rt.model_m();
+        rt.acquire_p(&victim);
+        Model::set_current(&raw const victim);
+        rt.ready(g);
+        let place = victim.model_p().unwrap();
+        place.stealable.store(true, Ordering::Relaxed);
+        let thief = thread::spawn(move || {
+            let m = rt.model_m();
+            while rt.model_idle(&m) {
+                if rt.model_find(&m).is_some() {
+                    rt.model_stop();
+                    return true;
+                }
+            }
+            false
+        });
+        assert!(victim.model_enter());
+        let found = rt.model_find(&victim).is_some();
+        if found {
+            rt.model_stop();
+        }
+        assert_ne!(thief.join().unwrap(), found, "found by one");
+        // SAFETY: all threads have ended.
+        unsafe { rt.model_free() };
+    });
+}
+
 /// Two Ps, so that the M spins before it sleeps, and a submitter that sees it spin leaves it to look. Fails without the
 /// fence in `spin`.
 #[test]
@@ -89,7 +126,7 @@ fn woken_against_getting_up() {
         let (m, held) = m.join().unwrap();
         let [ps, ps_count, ms, ms_count] = rt.model_idle_counts();
         assert_eq!((ps, ms), (ps_count, ms_count), "lists and counters differ");
-        let on_its_way = m.ctl.next_p.load(std::sync::atomic::Ordering::Relaxed);
+        let on_its_way = m.ctl.next_p.load(Ordering::Relaxed);
         assert_eq!(
             on_its_way,
             0,

@@ -30,7 +30,6 @@ fn lists_of_ps_are_made_once_per_limit() {
     assert_eq!((rt.all_ps().count(), rt.model_idle_counts()[0]), (6, 5));
 }
 
-/// Mutation: the count is published before the place.
 #[test]
 fn control_blocks_are_found_while_more_are_made() {
     let rt = rt(1);

@@ -7,7 +7,7 @@
 //! - A P that was made once exists for ever; those at or above `gomaxprocs` rest.
 
 use std::cell::{Cell, UnsafeCell};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_deque::{Stealer, Worker};
 
@@ -17,6 +17,7 @@ use super::pool::{BATCH, Pool};
 use super::queue::{self, Global, Packet};
 use super::timers::Shard;
 use crate::host::Host;
+use crate::prim::atomic as modelled;
 use crate::trace::{self, Entry, Event, Ring};
 
 /// Goroutine numbers are taken in blocks.
@@ -49,7 +50,7 @@ pub struct P<H: Host> {
     pub m: AtomicU32,
     runq: UnsafeCell<Worker<GRef<H>>>,
     stealer: Stealer<GRef<H>>,
-    runnext: AtomicPtr<G<H>>,
+    runnext: modelled::AtomicPtr<G<H>>,
     cache: UnsafeCell<Vec<GRef<H>>>,
     /// Stands for all cells: in a model run, touching it shows two holders.
     #[cfg(loom)]
@@ -93,7 +94,7 @@ impl<H: Host> P<H> {
             m: AtomicU32::new(u32::MAX),
             stealer: runq.stealer(),
             runq: UnsafeCell::new(runq),
-            runnext: AtomicPtr::new(std::ptr::null_mut()),
+            runnext: modelled::AtomicPtr::new(std::ptr::null_mut()),
             #[cfg(loom)]
             mine: loom::cell::UnsafeCell::new(()),
             cache: UnsafeCell::new(Vec::with_capacity(2 * BATCH)),

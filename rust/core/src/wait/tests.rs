@@ -126,6 +126,8 @@ fn a_failed_check_ends_the_wait() {
 fn a_wait_inside_a_wait_has_a_waker_of_its_own() {
     let rt = rt(1);
     let (outer, inner): (Latch<u32>, Latch<u32>) = Default::default();
+    // From here on the thread has a waker at hand.
+    assert_eq!(wait(rt, &inner, SHORT), End::Timeout);
     let end = block(rt, Some(&outer), WaitReason::Event, None, SHORT, || {
         assert_eq!(wait(rt, &inner, SHORT), End::Timeout);
         outer.close(rt);
