@@ -1,7 +1,7 @@
 """Go's scheduler for Python.
 
 Layout: the extension ``_gorun`` (Rust) holds the scheduler and the hot calls; ``_runtime`` what is
-easier in Python; ``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the
+easier in Python; ``_sync`` the locks and counters; ``_ticker``; ``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the
 exceptions; ``_hooks`` what the extension calls back; ``_settings`` the environment. This file only
 re-exports.
 """
@@ -15,20 +15,30 @@ from gorun._errors import (
     GoroutineCancelled,
     GoroutineLeak,
     GorunError,
+    PartialSend,
     ThreadLimit,
     WorkerDied,
     WouldBlock,
 )
 from gorun._gorun import (
+    Chan,
     Goroutine,
+    Mutex,
+    RecvChan,
+    SendChan,
     Timer,
     __version__,
+    after,
     current,
     go,
     go_many,
     gosched,
     gosched_async,
     num_goroutine,
+    recv,
+    select,
+    select_async,
+    send,
     sleep,
     sleep_async,
 )
@@ -50,27 +60,44 @@ from gorun._runtime import (
     spawn,
     stats,
 )
+from gorun._selected import Selected
+from gorun._sync import Barrier, Cond, Event, RWMutex, Semaphore, WaitGroup
+from gorun._ticker import Ticker
 
 _runtime._install()
 
 __all__ = [
+    "Barrier",
     "Cancelled",
+    "Chan",
     "ChannelClosed",
+    "Cond",
     "ContextDone",
     "Deadlock",
+    "Event",
     "ExceptHookArgs",
     "Goroutine",
     "GoroutineCancelled",
     "GoroutineInfo",
     "GoroutineLeak",
     "GorunError",
+    "Mutex",
     "PStats",
+    "PartialSend",
+    "RWMutex",
+    "RecvChan",
+    "Selected",
+    "Semaphore",
+    "SendChan",
     "Stats",
     "ThreadLimit",
+    "Ticker",
     "Timer",
+    "WaitGroup",
     "WorkerDied",
     "WouldBlock",
     "__version__",
+    "after",
     "as_completed",
     "as_completed_async",
     "blocking",
@@ -84,7 +111,11 @@ __all__ = [
     "gosched",
     "gosched_async",
     "num_goroutine",
+    "recv",
     "run",
+    "select",
+    "select_async",
+    "send",
     "shield",
     "shutdown",
     "sleep",

@@ -59,6 +59,13 @@ pub struct Case<T, C, L> {
     pub place: Place<T>,
 }
 
+impl<T, C, L> Case<T, C, L> {
+    /// A case; a sender's place holds its value.
+    pub fn new(on: On<C, L>, place: Place<T>) -> Self {
+        Self { on, place }
+    }
+}
+
 type Locked<T> = Guard<'static, Inner<T>>;
 
 /// A select. Pinned while registered.

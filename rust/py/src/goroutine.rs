@@ -24,6 +24,7 @@ use crate::errors::{
 use crate::ops;
 use crate::rawtype::{StaticType, fast, getter, getters, methods, noargs};
 use crate::rt::{PyG, Rt, rt};
+use crate::work::{Join, Work};
 
 /// `gorun.Goroutine`.
 pub static TYPE: StaticType = StaticType::new();
@@ -716,7 +717,8 @@ unsafe extern "C" fn failed(h: *mut PyObject, _: *mut PyObject) -> *mut PyObject
 }
 
 unsafe extern "C" fn am_await(h: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make_join(h))
+    // SAFETY: attached, a live object.
+    guard(|| ops::make(Work::Join(Join::new(unsafe { Owned::new(h) })), None))
 }
 
 unsafe extern "C" fn get_id(h: *mut PyObject, _: *mut c_void) -> *mut PyObject {
