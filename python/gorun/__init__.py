@@ -1,9 +1,9 @@
 """Go's scheduler for Python.
 
-Layout: the extension ``_gorun`` (Rust) holds the scheduler and the hot calls; ``_runtime`` what is
-easier in Python; ``_sync`` the locks and counters; ``_ticker``; ``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the
-exceptions; ``_hooks`` what the extension calls back; ``_settings`` the environment. This file only
-re-exports.
+Layout: the extension ``_gorun`` (Rust) holds the scheduler, channels and the hot calls; ``_runtime``
+what is easier in Python; ``_sync`` locks and counters; ``_ticker``; ``_joining`` waiting for several;
+``_map`` the parallel map; ``_errors`` the exceptions; ``_hooks`` what the extension calls back;
+``_settings`` the environment. This file only re-exports.
 """
 
 from gorun import _runtime as _runtime

@@ -172,9 +172,7 @@ def _set(fut: asyncio.Future[None]) -> None:
         fut.set_result(None)
 
 
-def _wake(
-    loop: asyncio.AbstractEventLoop, fut: asyncio.Future[None], op: _Operation[Any]
-) -> None:
+def _wake(loop: asyncio.AbstractEventLoop, fut: asyncio.Future[None], op: _Operation[Any]) -> None:
     """Resume the task that waits; if its loop is closed, give back what was delivered to it."""
     try:
         loop.call_soon_threadsafe(_set, fut)

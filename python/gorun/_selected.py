@@ -18,7 +18,7 @@ class Selected(NamedTuple, Generic[T]):
     Selected(index=-1, value=None, ok=False)
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, as the contract has it
     value: T
     ok: bool
 

@@ -31,9 +31,7 @@ def _limit(blocking: bool, timeout: float | None) -> float | None:
     if blocking:
         return timeout
     if timeout is not None:
-        raise ValueError(
-            f"can't specify timeout for non-blocking acquire (timeout={timeout!r})"
-        )
+        raise ValueError(f"can't specify timeout for non-blocking acquire (timeout={timeout!r})")
     return 0.0
 
 
@@ -316,8 +314,7 @@ class WaitGroup:
         """
         if self._gate.add(_units(n, "n")) is None:
             raise ValueError(
-                "the count of a WaitGroup must not become negative: "
-                f"{self._gate.value()} + {n}"
+                f"the count of a WaitGroup must not become negative: {self._gate.value()} + {n}"
             )
 
     def done(self) -> None:
@@ -483,11 +480,9 @@ class Cond:
         self._owned("wait")
         number = self._calls.number()
         again = self._let_go() or self._lock.acquire
-        called = False
         try:
             called = bool(self._calls.enter(number, timeout))
-            called = called or self._calls.give_up(number)
-            return called
+            return called or self._calls.give_up(number)
         except BaseException:
             if self._calls.give_up(number):
                 self._calls.notify(1)

@@ -76,7 +76,7 @@ class Ticker:
 
     def __next__(self) -> float:
         got = _gorun.select(self._beat.chan, self._end)
-        if got.index == 1 or got.value is None:
+        if got.value is None:
             raise StopIteration
         return got.value
 
@@ -85,7 +85,7 @@ class Ticker:
 
     async def __anext__(self) -> float:
         got = await _gorun.select_async(self._beat.chan, self._end)
-        if got.index == 1 or got.value is None:
+        if got.value is None:
             raise StopAsyncIteration
         return got.value
 
