@@ -1,12 +1,13 @@
 """Go's scheduler for Python.
 
 Layout: the extension ``_gorun`` (Rust) holds the scheduler, channels and the hot calls; ``_runtime``
-what is easier in Python; ``_sync`` locks and counters; ``_ticker``; ``_joining`` waiting for several;
+what is easier in Python; ``_sync`` and ``_cond`` locks and counters; ``_ticker``; ``_joining`` waiting for several;
 ``_map`` the parallel map; ``_errors`` the exceptions; ``_hooks`` what the extension calls back;
 ``_settings`` the environment. This file only re-exports.
 """
 
 from gorun import _runtime as _runtime
+from gorun._cond import Barrier, Cond
 from gorun._errors import (
     Cancelled,
     ChannelClosed,
@@ -61,7 +62,7 @@ from gorun._runtime import (
     stats,
 )
 from gorun._selected import Selected
-from gorun._sync import Barrier, Cond, Event, RWMutex, Semaphore, WaitGroup
+from gorun._sync import Event, RWMutex, Semaphore, WaitGroup
 from gorun._ticker import Ticker
 
 _runtime._install()

@@ -446,7 +446,10 @@ pub enum End {
 pub unsafe trait Attempt {
     /// Tries once more, else registers, under one lock. False: it has happened, nothing is registered. Called again
     /// after `aside` (takes its place again) and after `confirm` said false.
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
+    ///
+    /// # Safety
+    /// The waker is never unmapped, and armed with this ticket; after true the operation is pinned (see above).
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
     /// Takes itself out of every list. The wait is over or `enlist` was never called.
     fn delist(&mut self);
     /// Keeps its place in every list and gets nothing until it enlists again.
@@ -462,7 +465,7 @@ pub struct Alone;
 
 // SAFETY: registers nowhere.
 unsafe impl Attempt for Alone {
-    fn enlist(&mut self, _: *const Waker, _: Ticket) -> bool {
+    unsafe fn enlist(&mut self, _: *const Waker, _: Ticket) -> bool {
         true
     }
     fn delist(&mut self) {}
@@ -486,7 +489,7 @@ impl<'a, E> LatchWait<'a, E> {
 
 // SAFETY: the one node is taken out by `delist`.
 unsafe impl<E> Attempt for LatchWait<'_, E> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { self.latch.enlist(&raw mut self.node, waker, ticket) }
     }
@@ -563,7 +566,10 @@ enum Round<E> {
     Failed(E),
 }
 
-#[expect(clippy::too_many_arguments, reason = "`block_on`, with the waiter found")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "`block_on`, with the waiter found"
+)]
 fn block_as<H: Host, A: Attempt, E>(
     rt: &'static Runtime<H>,
     m: Option<(&M<H>, GRef<H>)>,
@@ -582,7 +588,8 @@ fn block_as<H: Host, A: Attempt, E>(
             attempt.delist();
             break Ok(End::Cancelled);
         };
-        if !attempt.enlist(w, ticket) {
+        // SAFETY: armed just now; `attempt` is borrowed until it was taken out below.
+        if !unsafe { attempt.enlist(w, ticket) } {
             w.word.disarm();
             break Ok(End::Ready);
         }
@@ -593,7 +600,9 @@ fn block_as<H: Host, A: Attempt, E>(
                 handed_off = true;
             }
         }
-        match wait_round(w, ticket, until, slice, attempt, &mut check, |f| H::detached(f)) {
+        match wait_round(w, ticket, until, slice, attempt, &mut check, |f| {
+            H::detached(f)
+        }) {
             Round::Again => {}
             Round::Over(Verdict::Ready) => {
                 if attempt.confirm() {

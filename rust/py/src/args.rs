@@ -210,9 +210,8 @@ pub fn number(n: usize) -> Res<*mut PyObject> {
 /// A str, owned.
 pub fn string(s: &str) -> Res<*mut PyObject> {
     // SAFETY: attached; copied.
-    let o = unsafe {
-        ffi::PyUnicode_FromStringAndSize(s.as_ptr().cast(), s.len() as ffi::Py_ssize_t)
-    };
+    let o =
+        unsafe { ffi::PyUnicode_FromStringAndSize(s.as_ptr().cast(), s.len() as ffi::Py_ssize_t) };
     if o.is_null() { Err(Raised) } else { Ok(o) }
 }
 
@@ -229,7 +228,11 @@ pub unsafe fn from_tuple(
     // SAFETY: as promised.
     unsafe {
         let n = ffi::PyTuple_GET_SIZE(args);
-        let named = if kw.is_null() { 0 } else { ffi::PyDict_Size(kw) };
+        let named = if kw.is_null() {
+            0
+        } else {
+            ffi::PyDict_Size(kw)
+        };
         if n + named > 1 {
             return Err(type_error(&format!(
                 "{function}() takes at most 1 argument ({} given)",

@@ -189,10 +189,7 @@ fn _loop_runs_here() -> bool {
 
 /// The arguments of `threading.Lock.acquire` as a time-out: None for ever, 0 to try once.
 #[pyfunction]
-fn _lock_limit(
-    blocking: &Bound<'_, PyAny>,
-    timeout: &Bound<'_, PyAny>,
-) -> PyResult<Option<f64>> {
+fn _lock_limit(blocking: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
     let limit = args::lock_args(blocking.as_ptr(), timeout.as_ptr()).map_err(fetched)?;
     Ok(limit.map_or(Some(0.0), |l| l.map(|d| d.as_secs_f64())))
 }
@@ -210,8 +207,7 @@ mod _gorun {
     #[pymodule_export]
     use super::{
         _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _lock_limit,
-        _loop_runs_here, _m_main,
-        _max_threads, _set_finalizing, _shield, _stop, _take_limit_met,
+        _loop_runs_here, _m_main, _max_threads, _set_finalizing, _shield, _stop, _take_limit_met,
     };
     #[pymodule_export]
     use crate::gate::PyGate;

@@ -190,7 +190,7 @@ impl Job for SelectWork {
         self.done = self.select.attempt(rt(), random());
         Ok(self.done.is_some() || self.default)
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: works are pinned (this one in its box).
         self.done = unsafe { self.select.enlist(rt(), random(), waker, ticket) };
         self.done.is_none()
@@ -384,8 +384,16 @@ unsafe extern "C" fn no_new(
 /// Once, attached.
 pub unsafe fn init() -> Res<()> {
     let kinds: [(&StaticType, &'static CStr, &'static CStr); 2] = [
-        (&RECV_CASE, c"gorun.RecvCase", c"A receive, for select: gorun.recv(ch)."),
-        (&SEND_CASE, c"gorun.SendCase", c"A send, for select: gorun.send(ch, value)."),
+        (
+            &RECV_CASE,
+            c"gorun.RecvCase",
+            c"A receive, for select: gorun.recv(ch).",
+        ),
+        (
+            &SEND_CASE,
+            c"gorun.SendCase",
+            c"A send, for select: gorun.send(ch, value).",
+        ),
     ];
     for (t, name, doc) in kinds {
         // SAFETY: at import.

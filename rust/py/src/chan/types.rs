@@ -7,7 +7,8 @@ use gorun_core::chan::{Blocked, Place, Side};
 use pyo3::ffi::{self, PyObject};
 
 use super::{
-    Batch, CHAN, ChanRef, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, make, values, view,
+    Batch, CHAN, ChanRef, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, make,
+    values, view,
 };
 use crate::args::{number, parse, string, timeout, whole};
 use crate::body::Owned;
@@ -104,12 +105,12 @@ unsafe fn only_timeout(
 
 fn send_work(o: *mut PyObject, v: *mut PyObject) -> Work {
     // SAFETY: attached, a live object.
-    ChanWork::new(chan(o), Form::Send, Some(unsafe { Owned::new(v) }))
+    ChanWork::work(chan(o), Form::Send, Some(unsafe { Owned::new(v) }))
 }
 
 fn many_work(o: *mut PyObject, v: *mut PyObject) -> Res<Work> {
     let values = values(v)?;
-    Ok(ChanWork::new(
+    Ok(ChanWork::work(
         chan(o),
         Form::SendMany(Box::new(Batch { values, sent: 0 })),
         None,
@@ -172,14 +173,14 @@ both!(send, send_async: |o, args, n, kw, name| {
     (send_work(o, v), limit)
 });
 both!(recv, recv_async: |o, args, n, kw, name| {
-    (ChanWork::new(chan(o), Form::Recv, None), only_timeout(name, args, n, kw)?)
+    (ChanWork::work(chan(o), Form::Recv, None), only_timeout(name, args, n, kw)?)
 });
 both!(recv_ok, recv_ok_async: |o, args, n, kw, name| {
-    (ChanWork::new(chan(o), Form::RecvOk, None), only_timeout(name, args, n, kw)?)
+    (ChanWork::work(chan(o), Form::RecvOk, None), only_timeout(name, args, n, kw)?)
 });
 both!(recv_many, recv_many_async: |o, args, n, kw, name| {
     let (count, limit) = how_many(name, args, n, kw)?;
-    (ChanWork::new(chan(o), Form::RecvMany(count), None), limit)
+    (ChanWork::work(chan(o), Form::RecvMany(count), None), limit)
 });
 both!(send_many, send_many_async: |o, args, n, kw, name| {
     let (v, limit) = send_args(name, "values", args, n, kw)?;
@@ -270,7 +271,7 @@ unsafe extern "C" fn truth(_: *mut PyObject) -> c_int {
 unsafe extern "C" fn next(o: *mut PyObject) -> *mut PyObject {
     let mut over = false;
     let r = guard(|| {
-        let pair = door::perform(&mut ChanWork::new(chan(o), Form::RecvOk, None), None)?;
+        let pair = door::perform(&mut ChanWork::work(chan(o), Form::RecvOk, None), None)?;
         // SAFETY: attached; a tuple of two.
         unsafe {
             over = ffi::PyTuple_GET_ITEM(pair, 1) == ffi::Py_False();
@@ -288,7 +289,7 @@ unsafe extern "C" fn next(o: *mut PyObject) -> *mut PyObject {
 }
 
 unsafe extern "C" fn anext(o: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make(ChanWork::new(chan(o), Form::Next, None), None))
+    guard(|| ops::make(ChanWork::work(chan(o), Form::Next, None), None))
 }
 
 unsafe extern "C" fn hash(o: *mut PyObject) -> ffi::Py_hash_t {
@@ -397,7 +398,11 @@ fn common() -> Vec<ffi::PyMethodDef> {
     vec![
         ffi::PyMethodDef {
             ml_flags: ffi::METH_O | ffi::METH_CLASS,
-            ..one(c"__class_getitem__", class_getitem, c"Chan[int], for type checkers.")
+            ..one(
+                c"__class_getitem__",
+                class_getitem,
+                c"Chan[int], for type checkers.",
+            )
         },
         noargs(c"__reduce__", no_pickle, c"Channels cannot be pickled."),
     ]
@@ -423,7 +428,8 @@ ValueError for a capacity below 0. Go's make(chan T, n).
 [1, 2]
 ";
     const RECV_DOC: &CStr = c"The receiving side of a channel, from Chan.receiver(); equal to its channel. Go's <-chan T.";
-    const SEND_DOC: &CStr = c"The sending side of a channel, from Chan.sender(); equal to its channel. Go's chan<- T.";
+    const SEND_DOC: &CStr =
+        c"The sending side of a channel, from Chan.sender(); equal to its channel. Go's chan<- T.";
     let kinds: [(&StaticType, &'static CStr, &'static CStr, bool, bool); 3] = [
         (&CHAN, c"gorun.Chan", DOC, true, true),
         (&RECV, c"gorun.RecvChan", RECV_DOC, false, true),
@@ -439,10 +445,22 @@ ValueError for a capacity below 0. Go's make(chan T, n).
             table.extend(receiving());
         }
         if whole {
-            table.push(noargs(c"sender", sender, c"sender($self, /)\n--\n\nThe view that only sends."));
-            table.push(noargs(c"receiver", receiver, c"receiver($self, /)\n--\n\nThe view that only receives."));
+            table.push(noargs(
+                c"sender",
+                sender,
+                c"sender($self, /)\n--\n\nThe view that only sends.",
+            ));
+            table.push(noargs(
+                c"receiver",
+                receiver,
+                c"receiver($self, /)\n--\n\nThe view that only receives.",
+            ));
         }
-        let size = if whole { size_of::<Obj>() } else { size_of::<View>() };
+        let size = if whole {
+            size_of::<Obj>()
+        } else {
+            size_of::<View>()
+        };
         // SAFETY: at import; everything set here lives for ever.
         unsafe {
             let numbers = crate::rawtype::forever(std::mem::zeroed::<ffi::PyNumberMethods>());
@@ -456,8 +474,16 @@ ValueError for a capacity below 0. Go's make(chan T, n).
             }
             t.ready(name, doc, size, |t| {
                 t.tp_new = Some(if whole { new } else { no_new });
-                t.tp_dealloc = Some(if whole { super::dealloc } else { super::view_dealloc });
-                t.tp_traverse = Some(if whole { super::traverse } else { super::view_traverse });
+                t.tp_dealloc = Some(if whole {
+                    super::dealloc
+                } else {
+                    super::view_dealloc
+                });
+                t.tp_traverse = Some(if whole {
+                    super::traverse
+                } else {
+                    super::view_traverse
+                });
                 t.tp_clear = whole.then_some(super::clear as ffi::inquiry);
                 t.tp_weaklistoffset = if whole {
                     std::mem::offset_of!(Obj, weakrefs)

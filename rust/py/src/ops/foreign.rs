@@ -92,7 +92,9 @@ impl Op {
         let rt = crate::go::started()?;
         if self.head().g.is_some() {
             // The wait is over.
-            return Ok(crate::work::boolean(!self.settle() && self.register(callback)));
+            return Ok(crate::work::boolean(
+                !self.settle() && self.register(callback),
+            ));
         }
         let limit = self.head().limit;
         match self.work() {
@@ -134,7 +136,8 @@ impl Op {
         self.head().g = Some(g);
         self.head().ticket = Some(ticket);
         if let Some(w) = self.work() {
-            if !w.enlist(&raw const g.waker, ticket) {
+            // SAFETY: armed with this ticket; the work lies in this object, which leaves the lists before it goes.
+            if !unsafe { w.enlist(&raw const g.waker, ticket) } {
                 self.head().found = Found::Happened;
                 self.release_stand_in();
                 return false;

@@ -365,4 +365,5 @@ pub unsafe fn init() -> Res<()> {
 }
 
 /// A head is what both types begin with.
-const _: () = assert!(std::mem::offset_of!(Full, head) == 0 && size_of::<Head>() < size_of::<Full>());
+const _: () =
+    assert!(std::mem::offset_of!(Full, head) == 0 && size_of::<Head>() < size_of::<Full>());
