@@ -190,7 +190,8 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
                 let held: Guard<'_, Inner<T>> = c.as_ref().lock();
                 // SAFETY: only the lifetime changes. The channels live as long as the cases, and `unlock` runs before
                 // the call that took the locks ends.
-                self.held.push(unsafe { std::mem::transmute::<Guard<'_, Inner<T>>, Locked<T>>(held) });
+                self.held
+                    .push(unsafe { std::mem::transmute::<Guard<'_, Inner<T>>, Locked<T>>(held) });
             }
         }
         let order = &self.order;
