@@ -254,6 +254,33 @@ fn closing_tells_everybody() {
     }
 }
 
+/// Between the moment a channel is closed and the moment a sender is told, nobody gets its value: nothing is sent on a
+/// closed channel. Mutation: `take_from_sender` does not look at `closed`.
+#[test]
+fn a_closed_channel_takes_nothing_from_those_that_wait() {
+    for capacity in [0, 1] {
+        let mut w = world(capacity, 1);
+        filled(&w.ch, 0..capacity as u64);
+        w.model.all[0].buf.extend(0..capacity as u64);
+        *w.places[0] = Place::with(9);
+        w.enlist(0, Side::Send);
+        // The first thing that `close` does.
+        w.ch.lock().closed = true;
+        for v in 0..capacity as u64 {
+            let mut place = Place::new();
+            assert_eq!(w.ch.try_recv(w.crew.rt, &mut place), Ok(()));
+            assert_eq!(place.value, Some(v));
+        }
+        let mut place = Place::new();
+        assert_eq!(w.ch.try_recv(w.crew.rt, &mut place), Err(Blocked::Closed));
+        assert!(w.ch.lock().tell_closed().is_some());
+        assert_eq!(
+            (w.places[0].fate, w.places[0].value),
+            (Fate::Closed, Some(9))
+        );
+    }
+}
+
 /// What is taken out by the collector leaves the channel whole. Mutation: `take_buffered` copies.
 #[test]
 fn the_collector_sees_and_takes_what_is_buffered() {
