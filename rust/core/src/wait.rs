@@ -4,9 +4,10 @@
 //! Every blocking operation is the same three beats: *try; register; try again or wait*. Who delivers: the one that
 //! changes the state (`Latch::close`, a sender, a timer, a cancel). Who claims: the winner of `StateWord::fire`.
 //!
-//! Stepping aside: a thread that must run signal handlers ends its wait itself (nobody can deliver meanwhile, so a
-//! handler that raises loses nothing), keeps its node in the list marked as aside, and enlists again in the same place.
-//! If its own claim loses, the operation has happened: it returns, and the signal is left to the interpreter.
+//! Stepping aside: a thread that must run signal handlers marks its node in the list as aside, then ends its wait itself
+//! (nobody can deliver meanwhile, so a handler that raises loses nothing), and enlists again afterwards in the same place.
+//! In this order, so that no deliverer takes a node out of the list in vain. If its own claim loses, the operation has
+//! happened: it returns, and the signal is left to the interpreter.
 //!
 //! Ends of a wait on a latch
 //! | end | decided by | what the waiter does |
@@ -449,7 +450,8 @@ pub unsafe trait Attempt {
     fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
     /// Takes itself out of every list. The wait is over or `enlist` was never called.
     fn delist(&mut self);
-    /// Keeps its place in every list and gets nothing until it enlists again.
+    /// Keeps its place in every list and gets nothing until it enlists again. Called while the wait is still open: what
+    /// was delivered before stands.
     fn aside(&mut self) {}
     /// After Ready: true if it has happened, false if it was only told to try again.
     fn confirm(&mut self) -> bool {
@@ -655,11 +657,13 @@ fn wait_round<A: Attempt, E>(
         };
         let woke = detached(&|| w.sleep_on(nap));
         if slice.is_some() && woke != Wake::Woken && w.word.phase() == Phase::Parked {
+            // Aside first: a deliverer that finds us in the list either has ended the wait by now, or passes us over. The
+            // other way round one could pop us, lose, and our place would be gone.
+            attempt.aside();
             if w.word.fire(ticket, Verdict::Timeout) != Fire::Wake {
                 break;
             }
             w.word.start();
-            attempt.aside();
             return match check() {
                 Ok(()) => Round::Again,
                 Err(e) => Round::Failed(e),
