@@ -230,7 +230,7 @@ impl<R: Rule> Inner<R> {
 // ---- rules -------------------------------------------------------------------------------------
 
 /// A number of units; `want` of them at once, first come, first served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Units {
     /// Free ones.
     pub free: u64,
@@ -250,7 +250,7 @@ impl Rule for Units {
 }
 
 /// Readers together, or one writer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readers {
     /// Readers inside.
     pub readers: u64,
@@ -287,7 +287,7 @@ impl Rule for Readers {
 }
 
 /// Open or shut; nobody takes anything by entering.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Flag {
     /// Open.
     pub set: bool,
@@ -302,7 +302,7 @@ impl Rule for Flag {
 }
 
 /// Open while the count is 0. Those who waited for it enter together, whatever comes after.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Count {
     /// Not done yet.
     pub n: i64,
@@ -317,7 +317,7 @@ impl Rule for Count {
 }
 
 /// Lets in as many as were called, of those that wait at that moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Calls {
     /// Not yet answered; 0 outside of `notify`.
     pub left: usize,

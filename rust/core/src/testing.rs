@@ -81,6 +81,24 @@ pub fn on_m<R>(m: &M<Bare>, f: impl FnOnce() -> R) -> R {
     r
 }
 
+/// Runs `f` in a forked child; it must say true there.
+pub fn in_child(f: impl FnOnce() -> bool) {
+    // SAFETY: the child has this thread alone, takes no lock that another could have held, and ends by `_exit`.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            libc::alarm(20);
+            Runtime::<Bare>::note_fork();
+            let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+            libc::_exit(i32::from(!ok.unwrap_or(false)));
+        }
+        assert!(child > 0, "no child");
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        assert_eq!(status, 0, "how the child ended");
+    }
+}
+
 /// xorshift64*.
 pub struct Rng(pub u64);
 
