@@ -29,6 +29,8 @@ pub trait Rule {
     fn enter(&mut self, want: u64, waits: bool) -> bool;
     /// Takes an `enter` back: its taker vanished.
     fn undo(&mut self, want: u64);
+    /// All of the queue that may enter now has entered.
+    fn settle(&mut self) {}
 }
 
 /// A waiter's place in the queue.
@@ -93,11 +95,7 @@ impl<R: Rule> Gate<R> {
 
     /// How many wait.
     pub fn waiting(&self) -> usize {
-        let mut inner = self.inner.lock();
-        if inner.queue.is_empty() {
-            inner.waiting = 0;
-        }
-        inner.waiting
+        self.inner.lock().waiting()
     }
 
     /// Changes the state, then lets in whom it admits now.
@@ -115,10 +113,7 @@ impl<R: Rule> Gate<R> {
         let mut woken = Wakeups::default();
         let r = {
             let mut inner = self.inner.lock();
-            if inner.queue.is_empty() {
-                inner.waiting = 0;
-            }
-            let n = inner.waiting;
+            let n = inner.waiting();
             let r = before(&mut inner.rule, n);
             inner.admit(&mut woken);
             after(&mut inner.rule);
@@ -197,7 +192,20 @@ impl<R: Rule> Inner<R> {
         }
     }
 
+    /// How many are in the queue. In a forked child the parent's are forgotten.
+    fn waiting(&mut self) -> usize {
+        if self.queue.is_empty() {
+            self.waiting = 0;
+        }
+        self.waiting
+    }
+
     fn admit(&mut self, woken: &mut Wakeups) {
+        self.admit_some(woken);
+        self.rule.settle();
+    }
+
+    fn admit_some(&mut self, woken: &mut Wakeups) {
         // SAFETY: under the lock; nodes of this list are the first fields of spots, which their owners keep until they
         // have been fired or had the lock.
         unsafe {
@@ -316,7 +324,7 @@ impl Rule for Count {
     fn undo(&mut self, _: u64) {}
 }
 
-/// Lets in as many as were called, of those that wait at that moment.
+/// Lets in as many as were called, of those that wait at that moment; a call that nobody is there for is lost.
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
     /// Not yet answered; 0 outside of `notify`.
@@ -333,12 +341,15 @@ impl Rule for Calls {
     fn undo(&mut self, _: u64) {
         self.left += 1;
     }
+    fn settle(&mut self) {
+        self.left = 0;
+    }
 }
 
 impl Gate<Calls> {
     /// Calls up to `n` of those that wait.
     pub fn notify<H: Host>(&self, rt: &'static Runtime<H>, n: usize) {
-        self.change_between(rt, |r, waiting| r.left = n.min(waiting), |r| r.left = 0);
+        self.change_between(rt, |r, waiting| r.left = n.min(waiting), |_| {});
     }
 
     /// One that was called vanished: the next one is called.

@@ -72,7 +72,7 @@ impl<R: Rule + Clone + Debug> World<R> {
                 break;
             }
         }
-
+        self.rule.settle();
     }
 
     fn try_enter(&mut self, want: u64) -> bool {
@@ -294,6 +294,59 @@ fn a_count_lets_in_all_that_wait_at_zero() {
             }
         }
     }
+}
+
+/// Calls in any number: those that wait at that moment are called, the oldest first, those aside too; nobody that comes
+/// later is, whatever becomes of those called. Mutations: `notify` calls more than wait; `left` outlives `notify`, or
+/// the `delist` of one that was called on account.
+#[test]
+fn a_call_is_for_those_that_wait() {
+    for seed in 1..=60 {
+        let mut rng = Rng(seed);
+        let mut w = World::new(Calls::default(), 6);
+        for _ in 0..1000 {
+            if !w.step(&mut rng, |_| 0) {
+                let n = rng.below(4) as usize;
+                w.gate.notify(w.crew.rt, n);
+                w.rule.left = n.min(w.queue.len());
+                w.admit();
+                w.compare();
+            }
+            assert_eq!(w.gate.look(|r| r.left), 0);
+        }
+    }
+}
+
+/// One that was called while it was aside, and whose handler raised: the next one is called instead. If there is none
+/// the call is lost, as any call is when nobody waits. Mutation: `settle` of `Calls` does nothing.
+#[test]
+fn a_call_that_was_not_answered_is_passed_on() {
+    let mut w = World::new(Calls::default(), 3);
+    for next in [true, false] {
+        w.begin(0, 0);
+        w.aside(0);
+        if next {
+            w.begin(1, 0);
+        }
+        w.gate.notify(w.crew.rt, 1);
+        w.rule.left = 1;
+        w.admit();
+        w.compare();
+        w.delist(0);
+        w.compare();
+        assert_eq!(w.now[1], Now::Works);
+        assert!(!w.gate.try_enter(0), "a call for one that came later");
+    }
+    // It vanished after it was woken.
+    let mut w = World::new(Calls::default(), 2);
+    w.begin(0, 0);
+    w.begin(1, 0);
+    w.gate.notify(w.crew.rt, 1);
+    assert_eq!(w.crew.woken(), [0]);
+    w.gate.pass_on(w.crew.rt);
+    assert_eq!(w.crew.woken(), [1]);
+    w.gate.pass_on(w.crew.rt);
+    assert!(!w.gate.try_enter(0), "a call for nobody");
 }
 
 /// Waits for 4 of 3 units, with a 1 and a 2 behind it, which enter when it gives up. Mutation: `delist` without `admit`.
