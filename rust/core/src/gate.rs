@@ -143,8 +143,8 @@ impl<R: Rule> Gate<R> {
             }
             spot.node.belongs_to(waker, ticket);
             if !spot.node.is_linked() {
+                inner.waiting = inner.waiting() + 1;
                 inner.queue.push(node);
-                inner.waiting += 1;
             }
         }
         true

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use super::*;
-use crate::testing::{Crew, Rng, rt};
+use crate::testing::{Crew, Rng, in_child, rt};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Now {
@@ -410,4 +410,34 @@ fn entering_takes() {
     assert!(gate.try_enter(2) && !gate.try_enter(1) && gate.try_enter(0));
     gate.change(rt(1), |r| r.free += 1);
     assert!(gate.try_enter(1));
+}
+
+/// In a forked child nobody waits, whoever waited before. Mutation: `enlist` counts on from what the parent had.
+#[test]
+fn a_forked_child_has_an_empty_queue() {
+    let mut w = World::new(Units { free: 1 }, 4);
+    for i in 0..3 {
+        w.begin(i, 2);
+    }
+    assert_eq!(w.gate.waiting(), 3);
+    in_child(|| {
+        let none = w.gate.waiting() == 0;
+        let (waker, ticket) = w.crew.arm(3);
+        let mut spot = Spot::new(2);
+        // SAFETY: it stays where it is.
+        let waits = unsafe { w.gate.enlist(&mut spot, waker, ticket) };
+        let one = w.gate.waiting() == 1;
+        w.crew.park(3);
+        w.gate.change(w.crew.rt, |r| r.free += 1);
+        none && waits && one && w.crew.woken() == [3] && w.gate.waiting() == 0
+    });
+    // Another order: the child does not ask first.
+    in_child(|| {
+        let (waker, ticket) = w.crew.arm(3);
+        let mut spot = Spot::new(2);
+        // SAFETY: it stays where it is.
+        let waits = unsafe { w.gate.enlist(&mut spot, waker, ticket) };
+        waits && w.gate.waiting() == 1
+    });
+    assert_eq!(w.gate.waiting(), 3, "the parent's is as it was");
 }
