@@ -8,7 +8,7 @@
 //! | end of a wait | what happens |
 //! |---|---|
 //! | handed over | it holds the mutex |
-//! | told to try | `confirm` takes the mutex if it is free, else the waiter enlists again, first, with its old age |
+//! | told to try | `confirm` takes the mutex if it is free, else the waiter enlists again, with its old age, in its old place |
 //! | time-out, cancel | the node is taken out |
 //! | signal | aside: passed over, it keeps its place |
 //! | vanished after it was fired | `vanish`: unlocks, or tells the next |
@@ -121,7 +121,8 @@ impl Mutex {
                 turn.since = now;
                 inner.queue.push(node);
             } else if !turn.node.is_linked() {
-                inner.queue.push_front(node);
+                let next = inner.first_not_older(turn.since);
+                inner.queue.insert(node, next);
             }
         }
         true
@@ -177,6 +178,21 @@ impl Mutex {
 }
 
 impl Inner {
+    /// Where one stands that has waited since `since`: near the front.
+    fn first_not_older(&mut self, since: u64) -> Option<*mut Node> {
+        let mut next = self.queue.head();
+        while let Some(node) = next {
+            // SAFETY: under the lock, as in `pass`.
+            unsafe {
+                if (*node.cast::<Turn>()).since >= since {
+                    break;
+                }
+                next = (*node).next();
+            }
+        }
+        next
+    }
+
     fn pass(&mut self, now: impl Fn() -> u64) -> Wakeup {
         // SAFETY: under the lock; nodes of this list are the first fields of turns, which their owners keep until they
         // have been fired or had the lock.

@@ -213,25 +213,29 @@ impl List {
         self.tail = node;
     }
 
-    /// Puts `node` first: it was first before.
+    /// Puts `node` in its place before `next`, or last.
     ///
     /// # Safety
-    /// As `push`.
-    pub unsafe fn push_front(&mut self, node: *mut Node) {
+    /// As `push`; `next` is linked here.
+    pub unsafe fn insert(&mut self, node: *mut Node, next: Option<*mut Node>) {
         self.refresh();
         // SAFETY: linked nodes are valid by the caller's promise.
         unsafe {
-            (*node).prev = null_mut();
-            (*node).next = self.head;
+            let Some(next) = next else {
+                return self.push(node);
+            };
+            let prev = (*next).prev;
+            (*node).prev = prev;
+            (*node).next = next;
             (*node).linked = true;
             (*node).epoch = self.epoch;
-            if self.head.is_null() {
-                self.tail = node;
+            (*next).prev = node;
+            if prev.is_null() {
+                self.head = node;
             } else {
-                (*self.head).prev = node;
+                (*prev).next = node;
             }
         }
-        self.head = node;
     }
 
     /// True if nobody is in it, those aside included.

@@ -41,8 +41,9 @@ fn a_list_is_a_queue_with_holes() {
                 }
                 (2, None) => {
                     (*node).belongs_to(waker, ticket);
-                    list.push_front(node);
-                    model.push_front((i, false));
+                    let before = rng.below(model.len() as u64 + 1) as usize;
+                    list.insert(node, model.get(before).map(|x| at[x.0]));
+                    model.insert(before, (i, false));
                 }
                 (2, Some(p)) => {
                     (*node).step_aside();
