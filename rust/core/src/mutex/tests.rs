@@ -2,7 +2,7 @@
 //! `tests/loom_mutex.rs`.
 
 use super::*;
-use crate::testing::{Crew, Rng, rt, set_clock};
+use crate::testing::{Crew, Rng, in_child, rt, set_clock};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Now {
@@ -331,6 +331,29 @@ fn one_that_is_aside_finds_the_mutex_free() {
     assert!(!w.mutex.is_locked());
     w.enlist(0);
     assert!(w.mutex.is_locked() && w.now == [Now::Works]);
+}
+
+/// In a forked child nobody was told, whoever was told before: those that wait there get their turn. Mutation: `told` is
+/// a bool.
+#[test]
+fn a_forked_child_forgets_who_was_told() {
+    let mut w = World::new(2);
+    assert!(w.try_lock());
+    w.begin(0);
+    w.unlock();
+    assert_eq!(w.told, Some(0));
+    in_child(|| {
+        let free = w.mutex.try_lock();
+        let (waker, ticket) = w.crew.arm(1);
+        let mut turn = Turn::new();
+        // SAFETY: it stays where it is.
+        let waits = unsafe { w.mutex.enlist(w.crew.rt, &mut turn, waker, ticket) };
+        w.crew.park(1);
+        let unlocked = w.mutex.unlock(w.crew.rt).is_ok();
+        let woken = w.crew.rt.global_len() == 1;
+        free && waits && unlocked && woken && w.mutex.confirm(&mut turn)
+    });
+    assert!(w.confirm(0));
 }
 
 /// A free mutex needs no wait. Mutation: `enlist` registers first.
