@@ -384,6 +384,25 @@ fn ready_cases_are_chosen_uniformly() {
     }
 }
 
+/// Any number will do for `random`, also a counter. Mutation: `random` is used as it comes.
+#[test]
+fn a_counter_is_random_enough() {
+    let (rt, full) = (rt(1), chan(1));
+    for n in [2, 3, 4] {
+        let make = || {
+            let _ = full.try_send(rt, &mut Place::with(1));
+            Sel::new((0..n).map(|_| recv(&full)).collect::<Vec<_>>())
+        };
+        for step in [1, 2, 1 << 11, 1 << 32, 1 << 48] {
+            let counts = tally(6000, |i| u64::from(i) * step, make, n);
+            let mean = 6000 / n as u32;
+            let bounds = mean - mean / 4..=mean + mean / 4;
+            let uniform = counts.iter().all(|c| bounds.contains(c));
+            assert!(uniform, "{step}: {counts:?}");
+        }
+    }
+}
+
 /// Both sides of one channel in one select: it does not meet itself, neither at first nor when it comes back, and a
 /// partner meets one of the two. Mutation: `poll` does not pass over those aside.
 #[test]
