@@ -272,6 +272,7 @@ pub fn block<H: Host, X, E>(
             rt,
             Some((m, g)),
             &g.waker,
+            true,
             latch,
             reason,
             timeout,
@@ -279,8 +280,14 @@ pub fn block<H: Host, X, E>(
             check,
         );
     }
+    if let Some(w) = PINNED.try_with(Cell::take).unwrap_or(None) {
+        // Taken for the time of the wait: a wait inside it (a signal handler's) is none of the scope's.
+        let end = block_as(rt, None, w, true, latch, reason, timeout, slice, check);
+        pin(Some(w));
+        return end;
+    }
     let w = take_waker();
-    let end = block_as(rt, None, w, latch, reason, timeout, slice, check);
+    let end = block_as(rt, None, w, false, latch, reason, timeout, slice, check);
     // Not by a destructor: a thread may be unwound by force inside (`H::detached`); then the waker is left where it is.
     put_waker_back(w);
     end
@@ -291,13 +298,14 @@ fn block_as<H: Host, X, E>(
     rt: &'static Runtime<H>,
     m: Option<(&M<H>, GRef<H>)>,
     w: &Waker,
+    cuttable: bool,
     latch: Option<&Latch<X>>,
     reason: WaitReason,
     timeout: Option<Duration>,
     slice: Option<Duration>,
     mut check: impl FnMut() -> Result<(), E>,
 ) -> Result<End, E> {
-    if m.is_some() && w.word.take_cancel() {
+    if cuttable && w.word.take_cancel() {
         return Ok(End::Cancelled);
     }
     if latch.is_some_and(Latch::is_closed) {
@@ -310,7 +318,7 @@ fn block_as<H: Host, X, E>(
         return Ok(End::ThreadLimit);
     }
     w.set_kind(Kind::Thread, reason);
-    let Ok(ticket) = w.word.arm(m.is_some()) else {
+    let Ok(ticket) = w.word.arm(cuttable) else {
         return Ok(End::Cancelled);
     };
     let mut node = Node::new();
@@ -407,6 +415,22 @@ impl Drop for AtHand {
 
 thread_local! {
     static AT_HAND: AtHand = const { AtHand(Cell::new(None)) };
+}
+
+thread_local! {
+    static PINNED: Cell<Option<&'static Waker>> = const { Cell::new(None) };
+}
+
+/// From now on the waits of this thread (outside goroutines) use `w`, which must be for it alone and never unmapped, and
+/// may be cut through it; None: no more. The owner of `w` keeps its word in phase Running between waits.
+pub fn pin(w: Option<&'static Waker>) {
+    // Past the thread's end of storage nobody waits any more.
+    let _ = PINNED.try_with(|p| p.set(w));
+}
+
+/// What was pinned to this thread, unless a wait has it.
+pub fn pinned() -> Option<&'static Waker> {
+    PINNED.try_with(Cell::get).unwrap_or(None)
 }
 
 /// A waker for one wait of this thread: never unmapped, used again. A wait inside a wait (a signal handler, called by
