@@ -94,14 +94,16 @@ pub mod name {
     pub static CLOSE: Name = Name::new(c"close");
     pub static THROW: Name = Name::new(c"throw");
     pub static ORIGIN: Name = Name::new(c"_origin");
+    pub static GOROUTINE: Name = Name::new(c"_goroutine");
     pub static ASYNCIO_EVENTS: Name = Name::new(c"asyncio.events");
     pub static TRACE_HOOK: Name = Name::new(c"_trace_hook");
     pub static PROFILE_HOOK: Name = Name::new(c"_profile_hook");
 
-    pub(super) static ALL: [&Name; 6] = [
+    pub(super) static ALL: [&Name; 7] = [
         &CLOSE,
         &THROW,
         &ORIGIN,
+        &GOROUTINE,
         &ASYNCIO_EVENTS,
         &TRACE_HOOK,
         &PROFILE_HOOK,

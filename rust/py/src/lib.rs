@@ -2,7 +2,7 @@
 //!
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
-//! `latch`, `timer`, `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
+//! `latch`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
@@ -20,7 +20,9 @@ mod ops;
 mod probe;
 mod rawtype;
 mod rt;
+mod scope;
 mod site;
+mod target;
 mod timer;
 
 use gorun_core::sched::WaitReason;
@@ -168,13 +170,6 @@ fn _blocking_exit() {
     }
 }
 
-/// Turns the shield of the current goroutine on or off; the previous setting, None outside a goroutine.
-#[pyfunction]
-fn _shield(on: bool) -> Option<bool> {
-    rt().current_goroutine()
-        .map(|(_, g)| g.waker.word.set_shield(on))
-}
-
 /// True if an asyncio loop runs on this thread.
 #[pyfunction]
 fn _loop_runs_here() -> bool {
@@ -194,7 +189,7 @@ mod _gorun {
     #[pymodule_export]
     use super::{
         _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _loop_runs_here, _m_main,
-        _max_threads, _set_finalizing, _shield, _stop, _take_limit_met,
+        _max_threads, _set_finalizing, _stop, _take_limit_met,
     };
     #[pymodule_export]
     use crate::goroutine::{_take, current};
@@ -204,6 +199,8 @@ mod _gorun {
     use crate::latch::PyLatch;
     #[pymodule_export]
     use crate::probe::_probe;
+    #[pymodule_export]
+    use crate::scope::{_cancel_again, _shield_enter, _shield_exit, PyScope};
     #[pymodule_export]
     use crate::timer::PyTimer;
 
