@@ -95,6 +95,9 @@ def check_timeout(timeout: float | None) -> float | None:
     except TypeError:
         text = f"timeout must be a number of seconds or None, not {timeout!r}"
         raise TypeError(text) from None
+    except OverflowError:
+        text = f"timeout is no number of seconds that a float holds: {timeout!r}"
+        raise ValueError(text) from None
     raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
 
 

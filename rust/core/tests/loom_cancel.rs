@@ -99,7 +99,7 @@ fn fire_against_delivery_against_the_end() {
 }
 
 /// A cancel from outside comes in the same instant: whatever the scope does, it is raised, once. Fails if `withdraw`
-/// always clears the word, or if `deliver` does not look for more.
+/// always clears the word.
 #[test]
 fn a_cancel_from_outside_is_not_lost() {
     loom::model(|| {
@@ -124,7 +124,8 @@ fn a_cancel_from_outside_is_not_lost() {
     });
 }
 
-/// The same around a wait that turns out needless. Fails if `disarm` drops the verdict.
+/// The same around a wait that turns out needless. Fails if `disarm` drops the verdict, or if `deliver` does not
+/// look for more.
 #[test]
 fn a_needless_wait_loses_none() {
     loom::model(|| {

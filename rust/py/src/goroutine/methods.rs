@@ -112,6 +112,20 @@ unsafe extern "C" fn failed(h: *mut PyObject, _: *mut PyObject) -> *mut PyObject
     }
 }
 
+/// The error of one that has ended with one, else None; counts as asking for it. Never waits, delivers no cancel.
+unsafe extern "C" fn error(h: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as above; Done: read-only.
+    unsafe {
+        let g = of(h);
+        let b = g.body.get();
+        if !is_done(g) || (*b).ended() == Ended::Value {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        (*b).take();
+        ffi::Py_NewRef((*b).outcome())
+    }
+}
+
 unsafe extern "C" fn am_await(h: *mut PyObject) -> *mut PyObject {
     guard(|| ops::make_join(h))
 }
@@ -233,6 +247,7 @@ True once it has ended; never waits.
 >>> g.result(), g.done()
 (1, True)
 "),
+        noargs(c"_error", error, c"_error($self, /)\n--\n\nIts error, if it has ended with one."),
         noargs(c"_failed", failed, c"_failed($self, /)\n--\n\nTrue if it ended with an error."),
         noargs(c"cancelled", was_cancelled, c"cancelled($self, /)\n--\n
 True if it has ended by a cancel; never waits.
