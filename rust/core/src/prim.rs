@@ -38,6 +38,9 @@ use atomic::{AtomicU32, Ordering};
 #[cfg(loom)]
 pub use standin::{futex_wait, futex_wake};
 
+/// A held `Lock`.
+pub type Guard<'a, T> = MutexGuard<'a, T>;
+
 /// A short lock around pointer moves.
 ///
 /// Rule for callers: no Python object is looked at, made or dropped while it is held, and no call leaves for Python.
@@ -60,6 +63,16 @@ impl<T> Lock<T> {
     /// Waits for the lock; never fails.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(g) => Some(g),
+            #[cfg(not(loom))]
+            Err(std::sync::TryLockError::Poisoned(e)) => Some(e.into_inner()),
+            Err(_) => None,
+        }
     }
 }
 

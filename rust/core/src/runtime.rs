@@ -22,6 +22,11 @@ pub const MAX_PROCS: usize = if cfg!(loom) { 4 } else { 1024 };
 
 static EPOCH: AtomicU32 = AtomicU32::new(1);
 
+/// Changes at each fork: what waits or lies queued under another one belongs to a process that we are not.
+pub(crate) fn epoch() -> u32 {
+    EPOCH.load(Ordering::Relaxed)
+}
+
 /// Everything.
 pub struct Runtime<H: Host> {
     epoch: u32,

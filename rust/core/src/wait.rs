@@ -1,7 +1,12 @@
-//! Waiting, written once: a list of waiters, and the latch (a one-shot event) that joins stand on.
+//! Waiting, written once: a list of waiters, the seam of all operations (`Attempt`), the blocking wait (`block_on`), and
+//! the latch (a one-shot event) that joins stand on.
 //!
 //! Every blocking operation is the same three beats: *try; register; try again or wait*. Who delivers: the one that
-//! changes the state (`Latch::close`, a timer, a cancel). Who claims: the winner of `StateWord::fire`.
+//! changes the state (`Latch::close`, a sender, a timer, a cancel). Who claims: the winner of `StateWord::fire`.
+//!
+//! Stepping aside: a thread that must run signal handlers ends its wait itself (nobody can deliver meanwhile, so a
+//! handler that raises loses nothing), keeps its node in the list marked as aside, and enlists again in the same place.
+//! If its own claim loses, the operation has happened: it returns, and the signal is left to the interpreter.
 //!
 //! Ends of a wait on a latch
 //! | end | decided by | what the waiter does |
@@ -9,9 +14,9 @@
 //! | closed | `close` pops the node and fires Ready | returns; its node is out of the list already |
 //! | time-out | the wheel (goroutine) or the thread itself fires Timeout | takes its node out, reports the time-out |
 //! | cancel | `StateWord::cancel` flips the armed wait | takes its node out, raises |
-//! | signal | the thread's check fails | fires itself as timed out, takes its node out, raises what the check raised |
+//! | signal | the thread steps aside; its check fails | takes its node out, raises what the check raised |
 //! | closed loop, dropped operation | the operation's dealloc | fires itself, takes its node out |
-//! | fork | the child never waits on what the parent ran (epoch) | an error that says so |
+//! | fork | nobody: lists and nodes carry the epoch, the child's lists are empty | an error that says so |
 //! | exit | nobody fires | the waiter is left where it is |
 //!
 //! Invariants:
@@ -35,6 +40,10 @@ pub struct Node {
     prev: *mut Node,
     next: *mut Node,
     linked: bool,
+    /// Its owner runs signal handlers: keeps its place, gets nothing.
+    aside: bool,
+    /// Of the process that enlisted it.
+    epoch: u32,
     waker: *const Waker,
     ticket: Option<Ticket>,
 }
@@ -46,8 +55,100 @@ impl Node {
             prev: null_mut(),
             next: null_mut(),
             linked: false,
+            aside: false,
+            epoch: 0,
             waker: std::ptr::null(),
             ticket: None,
+        }
+    }
+
+    /// True while it is in a list. Under that list's lock.
+    pub fn is_linked(&self) -> bool {
+        self.linked && self.epoch == crate::runtime::epoch()
+    }
+
+    /// Says whose wait it is, of now. Under the list's lock.
+    pub fn belongs_to(&mut self, waker: *const Waker, ticket: Ticket) {
+        self.waker = waker;
+        self.ticket = Some(ticket);
+        self.aside = false;
+    }
+
+    /// The one behind it. Under the list's lock.
+    pub fn next(&self) -> Option<*mut Node> {
+        (!self.next.is_null()).then_some(self.next)
+    }
+
+    /// True while its owner runs signal handlers. Under the list's lock.
+    pub fn is_aside(&self) -> bool {
+        self.aside
+    }
+
+    /// Keeps its place, gets nothing. Under the list's lock.
+    pub fn step_aside(&mut self) {
+        self.aside = true;
+    }
+
+    /// Ends its owner's wait as Ready: None if another end came first; else who has to be woken once the lock is
+    /// released. Whatever the owner is to find must be in place before. Under the list's lock.
+    #[must_use]
+    pub fn fire(&self) -> Option<Wakeup> {
+        let ticket = self.ticket.expect("linked nodes have one");
+        // SAFETY: memory of wakers is never unmapped (pools), an old ticket loses.
+        match unsafe { (*self.waker).word.fire(ticket, Verdict::Ready) } {
+            Fire::Lost => None,
+            Fire::Noted => Some(Wakeup(std::ptr::null())),
+            Fire::Wake => Some(Wakeup(self.waker)),
+        }
+    }
+}
+
+/// A waiter whose wait was ended, to be woken when no lock is held.
+#[must_use]
+pub struct Wakeup(*const Waker);
+
+impl Wakeup {
+    /// Nobody to wake.
+    pub const NONE: Self = Self(std::ptr::null());
+
+    /// Wakes it, if it sleeps.
+    pub fn wake<H: Host>(self, rt: &'static Runtime<H>) {
+        if !self.0.is_null() {
+            // SAFETY: made by `Node::fire`, which won a parked waiter.
+            unsafe { rt.wake(self.0) };
+        }
+    }
+}
+
+/// Those to be woken, in order, when no lock is held: a few lie on the stack.
+#[derive(Default)]
+pub struct Wakeups {
+    few: [Option<Wakeup>; 4],
+    n: usize,
+    many: Vec<Wakeup>,
+}
+
+impl Wakeups {
+    /// One more; nobody to wake takes no place.
+    pub fn add(&mut self, w: Wakeup) {
+        if w.0.is_null() {
+            return;
+        }
+        if let Some(slot) = self.few.get_mut(self.n) {
+            *slot = Some(w);
+            self.n += 1;
+        } else {
+            self.many.push(w);
+        }
+    }
+
+    /// Wakes them all.
+    pub fn wake<H: Host>(self, rt: &'static Runtime<H>) {
+        if self.n == 0 {
+            return;
+        }
+        for w in self.few.into_iter().flatten().chain(self.many) {
+            w.wake(rt);
         }
     }
 }
@@ -59,9 +160,13 @@ impl Default for Node {
 }
 
 /// First come, first served; insertion and removal in O(1).
+///
+/// In a forked child it is empty again: the nodes of the parent's waiters may lie on stacks that other threads use by
+/// now, so they are forgotten, not looked at.
 pub struct List {
     head: *mut Node,
     tail: *mut Node,
+    epoch: u32,
 }
 
 // SAFETY: the pointers are followed only under the lock that owns the list, and nodes are pinned while linked.
@@ -73,6 +178,16 @@ impl List {
         Self {
             head: null_mut(),
             tail: null_mut(),
+            epoch: 0,
+        }
+    }
+
+    fn refresh(&mut self) {
+        let epoch = crate::runtime::epoch();
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.head = null_mut();
+            self.tail = null_mut();
         }
     }
 
@@ -81,11 +196,13 @@ impl List {
     /// # Safety
     /// Under the list's lock; the node is not linked and stays where it is until it is taken out.
     pub unsafe fn push(&mut self, node: *mut Node) {
+        self.refresh();
         // SAFETY: linked nodes are valid by the caller's promise.
         unsafe {
             (*node).prev = self.tail;
             (*node).next = null_mut();
             (*node).linked = true;
+            (*node).epoch = self.epoch;
             if self.tail.is_null() {
                 self.head = node;
             } else {
@@ -95,15 +212,67 @@ impl List {
         self.tail = node;
     }
 
-    /// Takes `node` out if it is linked.
+    /// Puts `node` first: it was first before.
+    ///
+    /// # Safety
+    /// As `push`.
+    pub unsafe fn push_front(&mut self, node: *mut Node) {
+        self.refresh();
+        // SAFETY: linked nodes are valid by the caller's promise.
+        unsafe {
+            (*node).prev = null_mut();
+            (*node).next = self.head;
+            (*node).linked = true;
+            (*node).epoch = self.epoch;
+            if self.head.is_null() {
+                self.tail = node;
+            } else {
+                (*self.head).prev = node;
+            }
+        }
+        self.head = node;
+    }
+
+    /// True if nobody is in it, those aside included.
+    pub fn is_empty(&mut self) -> bool {
+        self.refresh();
+        self.head.is_null()
+    }
+
+    /// The very first, aside or not. Under the list's lock.
+    pub fn head(&mut self) -> Option<*mut Node> {
+        self.refresh();
+        (!self.head.is_null()).then_some(self.head)
+    }
+
+    /// True if somebody who is not aside waits before `node` (of one that is not linked: waits at all). Under the
+    /// list's lock.
+    pub fn anyone_before(&mut self, node: *const Node) -> bool {
+        self.refresh();
+        let mut at = self.head;
+        while !at.is_null() && !std::ptr::eq(at, node) {
+            // SAFETY: linked here.
+            unsafe {
+                if !(*at).aside {
+                    return true;
+                }
+                at = (*at).next;
+            }
+        }
+        false
+    }
+
+    /// Takes `node` out if it is linked; true if it was.
     ///
     /// # Safety
     /// Under the list's lock; the node is linked here or nowhere.
-    pub unsafe fn remove(&mut self, node: *mut Node) {
+    pub unsafe fn remove(&mut self, node: *mut Node) -> bool {
+        self.refresh();
         // SAFETY: linked nodes are valid by the promise of `push`.
         unsafe {
-            if !(*node).linked {
-                return;
+            if !(*node).is_linked() {
+                (*node).linked = false;
+                return false;
             }
             let (prev, next) = ((*node).prev, (*node).next);
             if prev.is_null() {
@@ -118,20 +287,39 @@ impl List {
             }
             (*node).linked = false;
         }
+        true
     }
 
-    /// Takes the oldest out.
+    /// The oldest that can be delivered to, left in its place: those aside are passed over.
+    ///
+    /// # Safety
+    /// Under the list's lock.
+    pub unsafe fn first(&mut self) -> Option<*mut Node> {
+        self.refresh();
+        let mut node = self.head;
+        while !node.is_null() {
+            // SAFETY: it is linked here.
+            unsafe {
+                if !(*node).aside {
+                    return Some(node);
+                }
+                node = (*node).next;
+            }
+        }
+        None
+    }
+
+    /// Takes the oldest that can be delivered to out.
     ///
     /// # Safety
     /// Under the list's lock.
     pub unsafe fn pop(&mut self) -> Option<*mut Node> {
-        let node = self.head;
-        if node.is_null() {
-            return None;
-        }
         // SAFETY: it is linked here.
-        unsafe { self.remove(node) };
-        Some(node)
+        unsafe {
+            let node = self.first()?;
+            self.remove(node);
+            Some(node)
+        }
     }
 }
 
@@ -180,14 +368,17 @@ impl<E> Latch<E> {
     #[must_use]
     pub unsafe fn enlist(&self, node: *mut Node, waker: *const Waker, ticket: Ticket) -> bool {
         let mut inner = self.inner.lock();
-        if inner.closed {
-            return false;
-        }
         // SAFETY: under the lock; valid by the caller's promise.
         unsafe {
-            (*node).waker = waker;
-            (*node).ticket = Some(ticket);
-            inner.list.push(node);
+            if inner.closed {
+                // It was linked if its owner was aside, and `close` may not have come to it yet.
+                inner.list.remove(node);
+                return false;
+            }
+            (*node).belongs_to(waker, ticket);
+            if !(*node).is_linked() {
+                inner.list.push(node);
+            }
         }
         true
     }
@@ -211,25 +402,17 @@ impl<E> Latch<E> {
             first
         };
         loop {
-            let (waker, ticket) = {
+            let woken = {
                 let mut inner = self.inner.lock();
-                // SAFETY: under the lock.
+                // SAFETY: under the lock; the owner may leave as soon as it can take the lock.
                 let Some(node) = (unsafe { inner.list.pop() }) else {
                     break;
                 };
-                // SAFETY: it was linked, so its owner is still inside its wait; the copy is made under the lock,
-                // because the owner may leave as soon as it can take the lock.
-                unsafe {
-                    (
-                        (*node).waker,
-                        (*node).ticket.expect("linked nodes have one"),
-                    )
-                }
+                // SAFETY: as above.
+                unsafe { (*node).fire() }
             };
-            // SAFETY: memory of wakers is never unmapped (pools), an old ticket loses.
-            if unsafe { (*waker).word.fire(ticket, Verdict::Ready) } == Fire::Wake {
-                // SAFETY: we won a parked waiter.
-                unsafe { rt.wake(waker) };
+            if let Some(w) = woken {
+                w.wake(rt);
             }
         }
         first
@@ -256,9 +439,65 @@ pub enum End {
     ThreadLimit,
 }
 
-/// A `Latch` wait as a blocking call: for threads, and for goroutines that keep their M (whose P is handed on).
+/// One operation of one caller, as a wait drives it. The first beat, a try without waiting, is its maker's.
 ///
-/// `check` is called attached every `slice` and after each signal; its error ends the wait.
+/// # Safety
+/// After `enlist` said true the operation stays where it is until `delist`; `delist` leaves no pointer to it behind.
+pub unsafe trait Attempt {
+    /// Tries once more, else registers, under one lock. False: it has happened, nothing is registered. Called again
+    /// after `aside` (takes its place again) and after `confirm` said false.
+    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
+    /// Takes itself out of every list. The wait is over or `enlist` was never called.
+    fn delist(&mut self);
+    /// Keeps its place in every list and gets nothing until it enlists again.
+    fn aside(&mut self) {}
+    /// After Ready: true if it has happened, false if it was only told to try again.
+    fn confirm(&mut self) -> bool {
+        true
+    }
+}
+
+/// Nothing to register with: a sleep.
+pub struct Alone;
+
+// SAFETY: registers nowhere.
+unsafe impl Attempt for Alone {
+    fn enlist(&mut self, _: *const Waker, _: Ticket) -> bool {
+        true
+    }
+    fn delist(&mut self) {}
+}
+
+/// Waits for a latch.
+pub struct LatchWait<'a, E> {
+    latch: &'a Latch<E>,
+    node: Node,
+}
+
+impl<'a, E> LatchWait<'a, E> {
+    /// For `latch`.
+    pub fn new(latch: &'a Latch<E>) -> Self {
+        Self {
+            latch,
+            node: Node::new(),
+        }
+    }
+}
+
+// SAFETY: the one node is taken out by `delist`.
+unsafe impl<E> Attempt for LatchWait<'_, E> {
+    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+        // SAFETY: pinned by the promise of the trait.
+        unsafe { self.latch.enlist(&raw mut self.node, waker, ticket) }
+    }
+    fn delist(&mut self) {
+        // SAFETY: given to this latch, or to none.
+        unsafe { self.latch.delist(&raw mut self.node) };
+    }
+    // A latch gives nothing that could be lost: its waiters need not step aside, an old ticket loses.
+}
+
+/// A latch wait as a blocking call: the first beat, then `block_on`.
 pub fn block<H: Host, X, E>(
     rt: &'static Runtime<H>,
     latch: Option<&Latch<X>>,
@@ -267,13 +506,45 @@ pub fn block<H: Host, X, E>(
     slice: Option<Duration>,
     check: impl FnMut() -> Result<(), E>,
 ) -> Result<End, E> {
+    if let Some((_, g)) = rt.current_goroutine() {
+        if g.waker.word.take_cancel() {
+            return Ok(End::Cancelled);
+        }
+    } else if pinned().is_some_and(|w| w.word.take_cancel()) {
+        return Ok(End::Cancelled);
+    }
+    match latch {
+        Some(l) if l.is_closed() => Ok(End::Ready),
+        Some(l) => block_on(rt, &mut LatchWait::new(l), reason, timeout, slice, check),
+        None => block_on(rt, &mut Alone, reason, timeout, slice, check),
+    }
+}
+
+/// An operation as a blocking call: for threads, and for goroutines that keep their M (whose P is handed on). It was
+/// tried without success before.
+///
+/// `check` is called attached every `slice` and after each signal, with the operation aside; its error ends the wait.
+pub fn block_on<H: Host, A: Attempt, E>(
+    rt: &'static Runtime<H>,
+    attempt: &mut A,
+    reason: WaitReason,
+    timeout: Option<Duration>,
+    slice: Option<Duration>,
+    check: impl FnMut() -> Result<(), E>,
+) -> Result<End, E> {
+    if timeout.is_some_and(|t| t.is_zero()) {
+        return Ok(End::Timeout);
+    }
     if let Some((m, g)) = rt.current_goroutine() {
+        if !rt.may_block() {
+            return Ok(End::ThreadLimit);
+        }
         return block_as(
             rt,
             Some((m, g)),
             &g.waker,
             true,
-            latch,
+            attempt,
             reason,
             timeout,
             slice,
@@ -282,116 +553,131 @@ pub fn block<H: Host, X, E>(
     }
     if let Some(w) = PINNED.try_with(Cell::take).unwrap_or(None) {
         // Taken for the time of the wait: a wait inside it (a signal handler's) is none of the scope's.
-        let end = block_as(rt, None, w, true, latch, reason, timeout, slice, check);
+        let end = block_as(rt, None, w, true, attempt, reason, timeout, slice, check);
         pin(Some(w));
         return end;
     }
     let w = take_waker();
-    let end = block_as(rt, None, w, false, latch, reason, timeout, slice, check);
+    let end = block_as(rt, None, w, false, attempt, reason, timeout, slice, check);
     // Not by a destructor: a thread may be unwound by force inside (`H::detached`); then the waker is left where it is.
     put_waker_back(w);
     end
 }
 
-#[expect(clippy::too_many_arguments, reason = "`block`, with the waiter found")]
-fn block_as<H: Host, X, E>(
+/// How one round of a wait ended.
+enum Round<E> {
+    Over(Verdict),
+    /// Aside, and the check had nothing against going on.
+    Again,
+    Failed(E),
+}
+
+#[expect(clippy::too_many_arguments, reason = "`block_on`, with the waiter found")]
+fn block_as<H: Host, A: Attempt, E>(
     rt: &'static Runtime<H>,
     m: Option<(&M<H>, GRef<H>)>,
     w: &Waker,
     cuttable: bool,
-    latch: Option<&Latch<X>>,
+    attempt: &mut A,
     reason: WaitReason,
     timeout: Option<Duration>,
     slice: Option<Duration>,
     mut check: impl FnMut() -> Result<(), E>,
 ) -> Result<End, E> {
-    if cuttable && w.word.take_cancel() {
-        return Ok(End::Cancelled);
-    }
-    if latch.is_some_and(Latch::is_closed) {
-        return Ok(End::Ready);
-    }
-    if timeout.is_some_and(|t| t.is_zero()) {
-        return Ok(End::Timeout);
-    }
-    if m.is_some() && !rt.may_block() {
-        return Ok(End::ThreadLimit);
-    }
-    w.set_kind(Kind::Thread, reason);
-    let Ok(ticket) = w.word.arm(cuttable) else {
-        return Ok(End::Cancelled);
-    };
-    let mut node = Node::new();
-    if let Some(l) = latch {
-        // SAFETY: the node stays on this stack until it is out: `delist` below runs on every path.
-        if !unsafe { l.enlist(&raw mut node, w, ticket) } {
+    let until = timeout.and_then(|t| Instant::now().checked_add(t));
+    let mut handed_off = false;
+    let end = loop {
+        w.set_kind(Kind::Thread, reason);
+        let Ok(ticket) = w.word.arm(cuttable) else {
+            attempt.delist();
+            break Ok(End::Cancelled);
+        };
+        if !attempt.enlist(w, ticket) {
             w.word.disarm();
-            w.clear_reason();
-            return Ok(End::Ready);
+            break Ok(End::Ready);
         }
-    }
-    let end = timeout.and_then(|t| Instant::now().checked_add(t));
-    let mut failed = None;
-    if let Some((m, g)) = m {
-        g.set_since(rt.coarse_now());
-        rt.hand_off(m, g);
-    }
-    let verdict = match w.park() {
-        Park::Fired(v) => v,
-        Park::Parked => {
-            let mut ended_here = false;
-            while w.word.phase() == Phase::Parked {
-                let left = end.map(|e| e.saturating_duration_since(Instant::now()));
-                if left.is_some_and(|d| d.is_zero()) {
-                    // Lost means that another end came first: the phase says so by now.
-                    ended_here = w.word.fire(ticket, Verdict::Timeout) == Fire::Wake;
-                    break;
-                }
-                let nap = match (left, slice) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
-                let woke = H::detached(|| w.sleep_on(nap));
-                if w.word.phase() == Phase::Parked
-                    && (woke == Wake::Interrupted || (woke == Wake::TimedOut && slice.is_some()))
-                {
-                    if let Err(e) = check() {
-                        failed = Some(e);
-                        ended_here = w.word.fire(ticket, Verdict::Timeout) == Fire::Wake;
-                        break;
-                    }
+        if let Some((m, g)) = m {
+            if !handed_off {
+                g.set_since(rt.coarse_now());
+                rt.hand_off(m, g);
+                handed_off = true;
+            }
+        }
+        match wait_round(w, ticket, until, slice, attempt, &mut check, |f| H::detached(f)) {
+            Round::Again => {}
+            Round::Over(Verdict::Ready) => {
+                if attempt.confirm() {
+                    break Ok(End::Ready);
                 }
             }
-            // Another one ended the wait and goes on to wake us, by what this waker says now (`Runtime::wake`): it must
-            // not be used for the next wait before that has happened.
-            while !ended_here && !w.woken() {
-                H::detached(|| w.sleep_on(None));
+            Round::Over(v) => {
+                attempt.delist();
+                if v == Verdict::Cancel {
+                    w.word.delivered();
+                    break Ok(End::Cancelled);
+                }
+                break Ok(End::Timeout);
             }
-            w.word.start();
-            w.word.verdict().expect("a wait that ended has a verdict")
+            Round::Failed(e) => {
+                attempt.delist();
+                break Err(e);
+            }
         }
     };
-    if let Some(l) = latch {
-        // SAFETY: the node was given to this latch.
-        unsafe { l.delist(&raw mut node) };
-    }
     w.clear_reason();
-    if let Some((m, g)) = m {
+    if let (Some((m, g)), true) = (m, handed_off) {
         rt.take_p_again(m, g);
     }
-    if let Some(e) = failed {
-        // A cancel that came first stays pending: this raises something else.
-        w.word.disarm();
-        return Err(e);
+    end
+}
+
+/// Parks and sleeps until the wait `ticket` is over, or it is time for a check.
+fn wait_round<A: Attempt, E>(
+    w: &Waker,
+    ticket: Ticket,
+    until: Option<Instant>,
+    slice: Option<Duration>,
+    attempt: &mut A,
+    check: &mut impl FnMut() -> Result<(), E>,
+    detached: impl Fn(&dyn Fn() -> Wake) -> Wake,
+) -> Round<E> {
+    if let Park::Fired(v) = w.park() {
+        return Round::Over(v);
     }
-    if verdict == Verdict::Cancel {
-        w.word.delivered();
+    while w.word.phase() == Phase::Parked {
+        let left = until.map(|e| e.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|d| d.is_zero()) {
+            // Lost means that another end came first: the phase says so by now.
+            if w.word.fire(ticket, Verdict::Timeout) == Fire::Wake {
+                w.word.start();
+                return Round::Over(Verdict::Timeout);
+            }
+            break;
+        }
+        let nap = match (left, slice) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let woke = detached(&|| w.sleep_on(nap));
+        if slice.is_some() && woke != Wake::Woken && w.word.phase() == Phase::Parked {
+            if w.word.fire(ticket, Verdict::Timeout) != Fire::Wake {
+                break;
+            }
+            w.word.start();
+            attempt.aside();
+            return match check() {
+                Ok(()) => Round::Again,
+                Err(e) => Round::Failed(e),
+            };
+        }
     }
-    Ok(match verdict {
-        Verdict::Ready => End::Ready,
-        Verdict::Timeout => End::Timeout,
-        Verdict::Cancel => End::Cancelled,
-    })
+    // Another one ended the wait and goes on to wake us, by what this waker says now (`Runtime::wake`): it must not be
+    // used for the next wait before that has happened.
+    while !w.woken() {
+        detached(&|| w.sleep_on(None));
+    }
+    w.word.start();
+    Round::Over(w.word.verdict().expect("a wait that ended has a verdict"))
 }
 
 /// The joiner's half of the hand-shake with `Runtime::finish`: after the latch is made, look at the state again.

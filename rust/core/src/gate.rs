@@ -1,0 +1,351 @@
+//! The gate: a first-come queue before a small state machine. Semaphore, RWMutex, Event, WaitGroup and Cond are gates
+//! with different rules; the queue, time-outs, cancels, hand-over are written here, once.
+//!
+//! Who delivers: whoever changes the state (`Gate::change`) lets in those at the head of the queue, as long as the rule
+//! admits the first: for each the rule takes what it wants, then fires; a waiter whose wait ended otherwise gives it
+//! back. So what was fired has entered already, and a newcomer cannot pass between. Who claims: `Node::fire`.
+//!
+//! | end of a wait | what happens |
+//! |---|---|
+//! | admitted | the node is out, the rule has taken what it wanted |
+//! | time-out, cancel | the node is taken out; it may have been what held the next ones up, so the head is looked at again |
+//! | signal | aside: it keeps its place. Others pass it meanwhile, unless entering takes nothing away: then it is let in on account |
+//! | taker vanished after it was admitted | `undo`: the rule takes it back, and the head is looked at |
+//! | fork | the child's queue is empty; the state is as it was (as with `threading`'s locks) |
+//!
+//! Invariant, under the lock: the first of the queue (if it is not aside) is not admitted by the state.
+
+use crate::host::Host;
+use crate::prim::Lock;
+use crate::runtime::Runtime;
+use crate::sched::{Ticket, Waker};
+use crate::wait::{List, Node, Wakeups};
+
+/// What a gate guards.
+pub trait Rule {
+    /// Entering takes nothing that a signal handler could want: one that is aside is let in on account.
+    const ON_ACCOUNT: bool = false;
+    /// Lets one in that wants `want`, if it may: takes what it needs. `waits`: others wait before it.
+    fn enter(&mut self, want: u64, waits: bool) -> bool;
+    /// Takes an `enter` back: its taker vanished.
+    fn undo(&mut self, want: u64);
+}
+
+/// A waiter's place in the queue.
+#[repr(C)]
+pub struct Spot {
+    node: Node,
+    want: u64,
+    /// Let in while it was aside.
+    entered: bool,
+}
+
+impl Spot {
+    /// Of one who wants `want`.
+    pub const fn new(want: u64) -> Self {
+        Self {
+            node: Node::new(),
+            want,
+            entered: false,
+        }
+    }
+
+    /// What it wants.
+    pub fn want(&self) -> u64 {
+        self.want
+    }
+}
+
+struct Inner<R> {
+    rule: R,
+    queue: List,
+    waiting: usize,
+}
+
+/// See the file head.
+pub struct Gate<R> {
+    inner: Lock<Inner<R>>,
+}
+
+impl<R: Rule> Gate<R> {
+    /// With nobody waiting.
+    pub fn new(rule: R) -> Self {
+        Self {
+            inner: Lock::new(Inner {
+                rule,
+                queue: List::new(),
+                waiting: 0,
+            }),
+        }
+    }
+
+    /// Enters if that needs no wait.
+    pub fn try_enter(&self, want: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let waits = inner.queue.anyone_before(std::ptr::null());
+        inner.rule.enter(want, waits)
+    }
+
+    /// Looks at the state.
+    pub fn look<T>(&self, f: impl FnOnce(&R) -> T) -> T {
+        f(&self.inner.lock().rule)
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        let mut inner = self.inner.lock();
+        if inner.queue.is_empty() {
+            inner.waiting = 0;
+        }
+        inner.waiting
+    }
+
+    /// Changes the state, then lets in whom it admits now.
+    pub fn change<H: Host, T>(&self, rt: &'static Runtime<H>, f: impl FnOnce(&mut R) -> T) -> T {
+        self.change_between(rt, |r, _| f(r), |_| {})
+    }
+
+    /// As `change`, with the number of waiters, and a second change when those it admits are in.
+    pub fn change_between<H: Host, T>(
+        &self,
+        rt: &'static Runtime<H>,
+        before: impl FnOnce(&mut R, usize) -> T,
+        after: impl FnOnce(&mut R),
+    ) -> T {
+        let mut woken = Wakeups::default();
+        let r = {
+            let mut inner = self.inner.lock();
+            if inner.queue.is_empty() {
+                inner.waiting = 0;
+            }
+            let n = inner.waiting;
+            let r = before(&mut inner.rule, n);
+            inner.admit(&mut woken);
+            after(&mut inner.rule);
+            r
+        };
+        woken.wake(rt);
+        r
+    }
+
+    /// Enters, or registers, under one lock. False: it has entered.
+    ///
+    /// # Safety
+    /// If it says true, the spot stays where it is until it was fired, or `delist`.
+    #[must_use]
+    pub unsafe fn enlist(&self, spot: &mut Spot, waker: *const Waker, ticket: Ticket) -> bool {
+        let mut inner = self.inner.lock();
+        let node = &raw mut spot.node;
+        // SAFETY: under the lock; pinned by the caller's promise.
+        unsafe {
+            if std::mem::take(&mut spot.entered) {
+                return false;
+            }
+            let waits = inner.queue.anyone_before(node);
+            if inner.rule.enter(spot.want, waits) {
+                inner.take_out(node);
+                return false;
+            }
+            spot.node.belongs_to(waker, ticket);
+            if !spot.node.is_linked() {
+                inner.queue.push(node);
+                inner.waiting += 1;
+            }
+        }
+        true
+    }
+
+    /// Takes a waiter out: its wait ended otherwise. Afterwards nobody touches the spot.
+    ///
+    /// # Safety
+    /// The spot was given to `enlist` of this gate, or to none.
+    pub unsafe fn delist<H: Host>(&self, rt: &'static Runtime<H>, spot: *mut Spot) {
+        let mut woken = Wakeups::default();
+        {
+            let mut inner = self.inner.lock();
+            // SAFETY: under the lock.
+            unsafe {
+                inner.take_out(&raw mut (*spot).node);
+                if std::mem::take(&mut (*spot).entered) {
+                    inner.rule.undo((*spot).want);
+                }
+            }
+            inner.admit(&mut woken);
+        }
+        woken.wake(rt);
+    }
+
+    /// The waiter keeps its place and is not let in until it enlists again.
+    pub fn aside(&self, spot: &mut Spot) {
+        let _inner = self.inner.lock();
+        spot.node.step_aside();
+    }
+
+    /// One that was admitted vanished.
+    pub fn undo<H: Host>(&self, rt: &'static Runtime<H>, want: u64) {
+        self.change(rt, |r| r.undo(want));
+    }
+}
+
+impl<R: Rule> Inner<R> {
+    /// # Safety
+    /// Under the lock; the node is linked here or nowhere.
+    unsafe fn take_out(&mut self, node: *mut Node) {
+        // SAFETY: as promised.
+        if unsafe { self.queue.remove(node) } {
+            self.waiting -= 1;
+        }
+    }
+
+    fn admit(&mut self, woken: &mut Wakeups) {
+        // SAFETY: under the lock; nodes of this list are the first fields of spots, which their owners keep until they
+        // have been fired or had the lock.
+        unsafe {
+            let mut next = self.queue.head();
+            while let Some(node) = next {
+                next = (*node).next();
+                let spot = node.cast::<Spot>();
+                let aside = (*node).is_aside();
+                if aside && !R::ON_ACCOUNT {
+                    continue;
+                }
+                let want = (*spot).want;
+                if !self.rule.enter(want, false) {
+                    return;
+                }
+                self.take_out(node);
+                if aside {
+                    (*spot).entered = true;
+                } else {
+                    match (*node).fire() {
+                        Some(w) => woken.add(w),
+                        None => self.rule.undo(want),
+                    }
+                }
+            }
+        }
+    }
+}
+
+// ---- rules -------------------------------------------------------------------------------------
+
+/// A number of units; `want` of them at once, first come, first served.
+#[derive(Debug)]
+pub struct Units {
+    /// Free ones.
+    pub free: u64,
+}
+
+impl Rule for Units {
+    fn enter(&mut self, want: u64, waits: bool) -> bool {
+        let ok = !waits && want <= self.free;
+        if ok {
+            self.free -= want;
+        }
+        ok
+    }
+    fn undo(&mut self, want: u64) {
+        self.free += want;
+    }
+}
+
+/// Readers together, or one writer.
+#[derive(Debug, Default)]
+pub struct Readers {
+    /// Readers inside.
+    pub readers: u64,
+    /// A writer inside.
+    pub writer: bool,
+}
+
+impl Readers {
+    /// `want` of a reader.
+    pub const READ: u64 = 0;
+    /// `want` of a writer.
+    pub const WRITE: u64 = 1;
+}
+
+impl Rule for Readers {
+    fn enter(&mut self, want: u64, waits: bool) -> bool {
+        let free = !self.writer && !waits && (want == Self::READ || self.readers == 0);
+        if free {
+            if want == Self::READ {
+                self.readers += 1;
+            } else {
+                self.writer = true;
+            }
+        }
+        free
+    }
+    fn undo(&mut self, want: u64) {
+        if want == Self::READ {
+            self.readers -= 1;
+        } else {
+            self.writer = false;
+        }
+    }
+}
+
+/// Open or shut; nobody takes anything by entering.
+#[derive(Debug, Default)]
+pub struct Flag {
+    /// Open.
+    pub set: bool,
+}
+
+impl Rule for Flag {
+    const ON_ACCOUNT: bool = true;
+    fn enter(&mut self, _: u64, _: bool) -> bool {
+        self.set
+    }
+    fn undo(&mut self, _: u64) {}
+}
+
+/// Open while the count is 0. Those who waited for it enter together, whatever comes after.
+#[derive(Debug, Default)]
+pub struct Count {
+    /// Not done yet.
+    pub n: i64,
+}
+
+impl Rule for Count {
+    const ON_ACCOUNT: bool = true;
+    fn enter(&mut self, _: u64, _: bool) -> bool {
+        self.n == 0
+    }
+    fn undo(&mut self, _: u64) {}
+}
+
+/// Lets in as many as were called, of those that wait at that moment.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Not yet answered; 0 outside of `notify`.
+    pub left: usize,
+}
+
+impl Rule for Calls {
+    const ON_ACCOUNT: bool = true;
+    fn enter(&mut self, _: u64, _: bool) -> bool {
+        let ok = self.left > 0;
+        self.left -= usize::from(ok);
+        ok
+    }
+    fn undo(&mut self, _: u64) {
+        self.left += 1;
+    }
+}
+
+impl Gate<Calls> {
+    /// Calls up to `n` of those that wait.
+    pub fn notify<H: Host>(&self, rt: &'static Runtime<H>, n: usize) {
+        self.change_between(rt, |r, waiting| r.left = n.min(waiting), |r| r.left = 0);
+    }
+
+    /// One that was called vanished: the next one is called.
+    pub fn pass_on<H: Host>(&self, rt: &'static Runtime<H>) {
+        self.notify(rt, 1);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
