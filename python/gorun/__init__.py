@@ -1,12 +1,14 @@
 """Go's scheduler for Python.
 
 Layout: the extension ``_gorun`` (Rust) holds the scheduler and the hot calls; ``_runtime`` what is
-easier in Python; ``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the
+easier in Python; ``_joining`` waiting for several; ``_timeout``, ``_groups``, ``_context``,
+``_once``, ``_pool``, ``_every``, ``_leaks`` what their names say; ``_map`` the parallel map; ``_errors`` the
 exceptions; ``_hooks`` what the extension calls back; ``_settings`` the environment. This file only
 re-exports.
 """
 
 from gorun import _runtime as _runtime
+from gorun._context import Context, background
 from gorun._errors import (
     Cancelled,
     ChannelClosed,
@@ -19,6 +21,7 @@ from gorun._errors import (
     WorkerDied,
     WouldBlock,
 )
+from gorun._every import Job, every, heartbeat, jobs
 from gorun._gorun import (
     Goroutine,
     Timer,
@@ -32,10 +35,14 @@ from gorun._gorun import (
     sleep,
     sleep_async,
 )
+from gorun._groups import Group
 from gorun._hooks import ExceptHookArgs, excepthook
 from gorun._joining import as_completed, as_completed_async, wait, wait_async
+from gorun._leaks import check_leaks, dump
 from gorun._map import map as map  # not in __all__: `from gorun import *` leaves the built-in one
 from gorun._map import map_async as map_async
+from gorun._once import Once, SingleFlight, once
+from gorun._pool import Pool
 from gorun._runtime import (
     GoroutineInfo,
     PStats,
@@ -50,12 +57,14 @@ from gorun._runtime import (
     spawn,
     stats,
 )
+from gorun._timeout import timeout
 
 _runtime._install()
 
 __all__ = [
     "Cancelled",
     "ChannelClosed",
+    "Context",
     "ContextDone",
     "Deadlock",
     "ExceptHookArgs",
@@ -64,7 +73,12 @@ __all__ = [
     "GoroutineInfo",
     "GoroutineLeak",
     "GorunError",
+    "Group",
+    "Job",
+    "Once",
     "PStats",
+    "Pool",
+    "SingleFlight",
     "Stats",
     "ThreadLimit",
     "Timer",
@@ -73,9 +87,13 @@ __all__ = [
     "__version__",
     "as_completed",
     "as_completed_async",
+    "background",
     "blocking",
+    "check_leaks",
     "configure",
     "current",
+    "dump",
+    "every",
     "excepthook",
     "go",
     "go_many",
@@ -83,7 +101,10 @@ __all__ = [
     "goroutines",
     "gosched",
     "gosched_async",
+    "heartbeat",
+    "jobs",
     "num_goroutine",
+    "once",
     "run",
     "shield",
     "shutdown",
@@ -91,6 +112,7 @@ __all__ = [
     "sleep_async",
     "spawn",
     "stats",
+    "timeout",
     "wait",
     "wait_async",
 ]
@@ -98,6 +120,7 @@ __all__ = [
 for _cls in (
     *(GorunError, *GorunError.__subclasses__(), Cancelled),
     *(ExceptHookArgs, GoroutineInfo, PStats, Stats, blocking, shield),
+    *(Context, Group, Job, Once, Pool, SingleFlight, check_leaks, timeout),
 ):
     _cls.__module__ = "gorun"
 del _cls

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import math
 import threading
 import time
 import weakref
@@ -34,6 +33,7 @@ from typing import Any, Self, TypeAlias, TypeVar, overload
 from gorun import _gorun
 from gorun._errors import ContextDone
 from gorun._gorun import Timer
+from gorun._settings import check_seconds
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class Context(AbstractContextManager["Context"]):
         >>> gorun.background().with_timeout(0).err()
         DeadlineExceeded('the deadline of the context has passed')
         """
-        return self.with_deadline(time.monotonic() + _check(seconds, "seconds"))
+        return self.with_deadline(time.monotonic() + check_seconds(seconds, "seconds"))
 
     def with_deadline(self, monotonic: float) -> Context:
         """A child that ends when ``time.monotonic()`` reaches ``monotonic``, or with this context.
@@ -142,7 +142,7 @@ class Context(AbstractContextManager["Context"]):
         >>> gorun.background().with_deadline(at).deadline == at
         True
         """
-        monotonic = _check(monotonic, "monotonic")
+        monotonic = check_seconds(monotonic, "monotonic")
         if self._deadline is not None and self._deadline <= monotonic:
             return self.with_cancel()
         child = _new(_WithTimer)
@@ -477,20 +477,6 @@ def background() -> Context:
     True
     """
     return _background
-
-
-def _check(seconds: float, name: str) -> float:
-    try:
-        number = float(seconds)
-    except OverflowError:
-        raise ValueError(f"{name} is no number of seconds that a float holds: {seconds!r}") from None
-    except (TypeError, ValueError):
-        number = None  # type: ignore[assignment]
-    if number is None or isinstance(seconds, str | bytes):
-        raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
-    if math.isnan(number):
-        raise ValueError(f"{name} must be a number of seconds, not {seconds!r}")
-    return number
 
 
 def _close(done: Any) -> None:

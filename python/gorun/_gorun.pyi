@@ -35,6 +35,7 @@ __all__ = [
     "_shield_enter",
     "_shield_exit",
     "_spawn",
+    "_stacks",
     "_stats",
     "_stop",
     "_take",
@@ -180,6 +181,7 @@ _Row: TypeAlias = tuple[
 ]
 
 def _goroutines() -> list[_Row]: ...
+def _stacks() -> list[tuple[int, list[tuple[str, int, str]], int]]: ...
 def _stats() -> tuple[
     tuple[int, int, int, int, int, int, int],
     tuple[int, int, int, int, int, int, int, int],

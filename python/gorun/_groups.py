@@ -8,12 +8,11 @@ taken back by ``uncancel`` as ``asyncio.TaskGroup`` does), which ends when the b
 Ends of the wait at the end of the block (a latch, opened by the last child; until then children may
 start others):
 
-| end | what happens |
-|---|---|
-| the last child ends | the group is closed: ``go`` raises from now on |
-| cancel (from outside, of a scope around, of the task), Ctrl-C | goes to the children; the wait goes on; raised at last, unless there are errors: then it stays pending |
-| time-out | none: a ``timeout`` around the group is a cancel |
-| closed loop, fork, exit | nobody waits any more; the children are the runtime's |
+- the last child ends: the group is closed, and ``go`` raises from now on.
+- cancel (from outside, of a scope around, of the task), Ctrl-C: goes to the children, and the wait goes
+  on; raised at last, unless there are errors: then a cancel stays pending.
+- time-out: there is none; a ``timeout`` around the group is a cancel.
+- closed loop, fork, exit: nobody waits any more, the children are the runtime's.
 
 The lock is held for moments only, around nothing that waits or runs foreign code. It can be taken
 again by a signal handler on the same thread (RLock): each section leaves the fields consistent at each
@@ -377,7 +376,9 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
 
     def __enter__(self) -> Self:
         if _gorun._loop_runs_here():
-            raise RuntimeError("`with Group()` would block the running asyncio loop: use `async with`")
+            raise RuntimeError(
+                "`with Group()` would block the running asyncio loop: use `async with`"
+            )
         return self._enter(None)
 
     async def __aenter__(self) -> Self:

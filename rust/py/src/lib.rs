@@ -194,7 +194,7 @@ mod _gorun {
     #[pymodule_export]
     use crate::goroutine::{_take, current};
     #[pymodule_export]
-    use crate::info::{_goroutines, _live, _stats, _trace, _trace_events, _tricks, num_goroutine};
+    use crate::info::{_goroutines, _live, _stacks, _stats, _trace, _trace_events, _tricks, num_goroutine};
     #[pymodule_export]
     use crate::latch::PyLatch;
     #[pymodule_export]
