@@ -19,6 +19,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -30,7 +31,10 @@ _OVERLAP = ("skip", "queue", "parallel")
 
 _jobs: dict[Hashable, Job] = {}
 _numbers = itertools.count(1)
-_run_here: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("gorun_job", default=None)
+# Weak: contexts are kept longer than runs (by goroutines that a run started, by the threads that copy them).
+_run_here: contextvars.ContextVar[weakref.ref[_Run] | None] = contextvars.ContextVar(
+    "gorun_job", default=None
+)
 
 
 class _Run:
@@ -43,7 +47,7 @@ class _Run:
         self.late = False  # past its time-out: cancelled
 
     def body(self) -> Any:
-        _run_here.set(self)
+        _run_here.set(weakref.ref(self))
         # If this gives a coroutine the goroutine goes on with it.
         return self.job._fn(*self.job._args)
 
@@ -313,9 +317,12 @@ def heartbeat() -> None:
     >>> ran.wait(10.0), job.last_heartbeat is not None, job.cancel()
     (True, True, True)
     """
-    run = _run_here.get()
-    if run is None:
+    ref = _run_here.get()
+    if ref is None:
         raise RuntimeError("heartbeat() belongs into a function that gorun.every() runs")
+    run = ref()
+    if run is None:
+        return  # the run has ended; this goroutine of it has not
     run.job._last_heartbeat = time.monotonic()
     run.renew()
 
