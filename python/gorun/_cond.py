@@ -28,11 +28,11 @@ class _Shield:
     __slots__ = ("_before",)
 
     def __enter__(self) -> None:
-        self._before = _gorun._shield(True)
+        self._before = _gorun._shield_enter()
 
     def __exit__(self, *_: object) -> None:
-        if self._before is False:
-            _gorun._shield(False)
+        if self._before is not None:
+            _gorun._shield_exit(self._before)
 
 
 class Cond:

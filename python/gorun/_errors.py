@@ -26,7 +26,8 @@ class Cancelled(BaseException):
     Exception`` does not swallow it; clean up and let it pass.
     """
 
-    _origin = 0
+    _origin = 0  # of the scope that asked for it; 0: from outside
+    _goroutine = 0  # it was delivered to
 
     def __init__(self, reason: object = None) -> None:
         super().__init__(*(() if reason is None else (reason,)))

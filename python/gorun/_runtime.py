@@ -212,10 +212,10 @@ class shield(  # noqa: N801  (reads as a statement)
     """
 
     def __init__(self) -> None:
-        self._before: bool | None = None
+        self._before: int | None = None
 
     def __enter__(self) -> Self:
-        self._before = _gorun._shield(True)
+        self._before = _gorun._shield_enter()
         return self
 
     def __exit__(
@@ -224,8 +224,8 @@ class shield(  # noqa: N801  (reads as a statement)
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if self._before is False:
-            _gorun._shield(False)
+        if self._before is not None:
+            _gorun._shield_exit(self._before)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

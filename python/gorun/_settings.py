@@ -95,7 +95,24 @@ def check_timeout(timeout: float | None) -> float | None:
     except TypeError:
         text = f"timeout must be a number of seconds or None, not {timeout!r}"
         raise TypeError(text) from None
+    except OverflowError:
+        text = f"timeout is no number of seconds that a float holds: {timeout!r}"
+        raise ValueError(text) from None
     raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+
+
+def check_seconds(seconds: float, name: str) -> float:
+    """Give a number of seconds back as a float; TypeError and ValueError (NaN) name what is none."""
+    try:
+        number = math.fabs(seconds)  # takes numbers only
+    except OverflowError:
+        text = f"{name} is no number of seconds that a float holds: {seconds!r}"
+        raise ValueError(text) from None
+    except TypeError:
+        raise TypeError(f"{name} must be a number of seconds, not {seconds!r}") from None
+    if math.isnan(number):
+        raise ValueError(f"{name} must be a number of seconds, not {seconds!r}")
+    return float(seconds)
 
 
 def check_sysmon() -> None:

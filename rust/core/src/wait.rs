@@ -519,6 +519,8 @@ pub fn block<H: Host, X, E>(
         if g.waker.word.take_cancel() {
             return Ok(End::Cancelled);
         }
+    } else if pinned().is_some_and(|w| w.word.take_cancel()) {
+        return Ok(End::Cancelled);
     }
     match latch {
         Some(l) if l.is_closed() => Ok(End::Ready),
@@ -550,6 +552,7 @@ pub fn block_on<H: Host, A: Attempt, E>(
             rt,
             Some((m, g)),
             &g.waker,
+            true,
             attempt,
             reason,
             timeout,
@@ -557,8 +560,14 @@ pub fn block_on<H: Host, A: Attempt, E>(
             check,
         );
     }
+    if let Some(w) = PINNED.try_with(Cell::take).unwrap_or(None) {
+        // Taken for the time of the wait: a wait inside it (a signal handler's) is none of the scope's.
+        let end = block_as(rt, None, w, true, attempt, reason, timeout, slice, check);
+        pin(Some(w));
+        return end;
+    }
     let w = take_waker();
-    let end = block_as(rt, None, w, attempt, reason, timeout, slice, check);
+    let end = block_as(rt, None, w, false, attempt, reason, timeout, slice, check);
     // Not by a destructor: a thread may be unwound by force inside (`H::detached`); then the waker is left where it is.
     put_waker_back(w);
     end
@@ -580,6 +589,7 @@ fn block_as<H: Host, A: Attempt, E>(
     rt: &'static Runtime<H>,
     m: Option<(&M<H>, GRef<H>)>,
     w: &Waker,
+    cuttable: bool,
     attempt: &mut A,
     reason: WaitReason,
     timeout: Option<Duration>,
@@ -590,7 +600,7 @@ fn block_as<H: Host, A: Attempt, E>(
     let mut handed_off = false;
     let end = loop {
         w.set_kind(Kind::Thread, reason);
-        let Ok(ticket) = w.word.arm(m.is_some()) else {
+        let Ok(ticket) = w.word.arm(cuttable) else {
             attempt.delist();
             break Ok(End::Cancelled);
         };
@@ -708,6 +718,22 @@ impl Drop for AtHand {
 
 thread_local! {
     static AT_HAND: AtHand = const { AtHand(Cell::new(None)) };
+}
+
+thread_local! {
+    static PINNED: Cell<Option<&'static Waker>> = const { Cell::new(None) };
+}
+
+/// From now on the waits of this thread (outside goroutines) use `w`, which must be for it alone and never unmapped, and
+/// may be cut through it; None: no more. The owner of `w` keeps its word in phase Running between waits.
+pub fn pin(w: Option<&'static Waker>) {
+    // Past the thread's end of storage nobody waits any more.
+    let _ = PINNED.try_with(|p| p.set(w));
+}
+
+/// What was pinned to this thread, unless a wait has it.
+pub fn pinned() -> Option<&'static Waker> {
+    PINNED.try_with(Cell::get).unwrap_or(None)
 }
 
 /// A waker for one wait of this thread: never unmapped, used again. A wait inside a wait (a signal handler, called by

@@ -8,6 +8,7 @@
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
+use gorun_core::sched::Cancels;
 use pyo3::ffi::{self, PyObject};
 
 use crate::context::Hold;
@@ -60,7 +61,7 @@ pub struct Body {
     pub args: [*mut PyObject; INLINE],
     /// What `hold` says (`context.rs`).
     pub ctx: *mut PyObject,
-    /// The goroutine's Python object while there is one; not owned (`goroutine.rs`).
+    /// The goroutine's Python object while there is one; not owned (`goroutine/mod.rs`).
     pub handle: AtomicPtr<PyObject>,
     /// Where it was created (`site.rs`).
     pub site: u32,
@@ -142,8 +143,8 @@ pub struct Callback {
 pub struct Ext {
     /// Done callbacks, in order of adding, with the context of each.
     pub callbacks: Vec<Callback>,
-    /// The reason of the cancel that is under way.
-    pub reason: Option<Owned>,
+    /// The cancels that were not delivered yet.
+    pub cancels: Cancels<Owned>,
     pub name: Option<Owned>,
     pub tags: Option<Owned>,
 }

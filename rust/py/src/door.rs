@@ -7,9 +7,9 @@ use gorun_core::wait::{End, Latch, block, block_on};
 use pyo3::ffi::{self, PyObject};
 
 use crate::errors::{Raised, Res, attached, set, thread_limit};
-use crate::goroutine;
 use crate::rt::{Rt, left_behind, rt};
 use crate::work::{Job, Work};
+use crate::{goroutine, target};
 
 /// The longest that the main thread sleeps without a look at signals. A signal that wakes it is seen at once.
 const SLICE: Duration = Duration::from_millis(50);
@@ -99,10 +99,11 @@ fn end_thread() -> Raised {
     Raised
 }
 
-/// Delivers a pending cancel to the goroutine that runs here, if there is one.
+/// Delivers a pending cancel to the goroutine, or the thread inside a scope, that runs here.
 pub fn cancel_point() -> Res<()> {
     match rt().current_goroutine() {
         Some((_, g)) if g.waker.word.take_cancel() => Err(goroutine::deliver(g)),
+        None => target::thread_cancel_point(),
         _ => Ok(()),
     }
 }

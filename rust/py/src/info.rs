@@ -22,8 +22,12 @@ pub fn state_name(g: PyG) -> &'static str {
     }
 }
 
-/// Where a parked coroutine stands. It is taken aside meanwhile, so nobody can resume it under our eyes.
-fn standing(py: Python<'_>, g: PyG) -> Option<String> {
+/// Looks at a parked coroutine. It is taken aside meanwhile, so nobody can resume it under our eyes.
+fn look_at<R>(
+    py: Python<'_>,
+    g: PyG,
+    look: impl FnOnce(&Bound<'_, PyAny>) -> Option<R>,
+) -> Option<R> {
     if g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0 || !g.waker.word.inspect() {
         return None;
     }
@@ -32,7 +36,7 @@ fn standing(py: Python<'_>, g: PyG) -> Option<String> {
     let place = unsafe {
         if (*b).form == Form::Coroutine && !(*b).what.is_null() {
             let c = Bound::from_borrowed_ptr(py, (*b).what);
-            place_of(&c).ok().flatten()
+            look(&c)
         } else {
             None
         }
@@ -42,6 +46,62 @@ fn standing(py: Python<'_>, g: PyG) -> Option<String> {
         rt().ready(g);
     }
     place
+}
+
+/// Where a parked coroutine stands.
+fn standing(py: Python<'_>, g: PyG) -> Option<String> {
+    look_at(py, g, |c| place_of(c).ok().flatten())
+}
+
+/// A frame: file, line, function.
+type Place = (String, u32, String);
+
+/// The frames of a coroutine that does not run, outermost first: as far as its awaits can be followed.
+fn frames_of(coroutine: &Bound<'_, PyAny>) -> PyResult<Vec<Place>> {
+    const KINDS: [(&str, &str); 3] = [
+        ("cr_frame", "cr_await"),
+        ("gi_frame", "gi_yieldfrom"),
+        ("ag_frame", "ag_await"),
+    ];
+    let mut frames = Vec::new();
+    let mut at = coroutine.clone();
+    while let Some((frame, next)) = KINDS.into_iter().find_map(|(f, n)| {
+        let frame = at.getattr(f).ok().filter(|f| !f.is_none())?;
+        Some((frame, at.getattr(n).ok()))
+    }) {
+        let code = frame.getattr("f_code")?;
+        frames.push((
+            code.getattr("co_filename")?.extract()?,
+            frame.getattr("f_lineno")?.extract().unwrap_or(0),
+            code.getattr("co_qualname")?.extract()?,
+        ));
+        match next {
+            Some(n) if !n.is_none() => at = n,
+            _ => break,
+        }
+    }
+    Ok(frames)
+}
+
+/// Per live goroutine: its number, the frames if it is a parked coroutine, else the thread that runs it (0: none).
+#[pyfunction]
+pub fn _stacks(py: Python<'_>) -> Vec<(u64, Vec<Place>, u32)> {
+    let rt = rt();
+    let mut rows = Vec::new();
+    for g in rt.goroutines() {
+        if !g.try_retain() {
+            continue;
+        }
+        let frames = look_at(py, g, |c| frames_of(c).ok()).unwrap_or_default();
+        let on = rt
+            .ctls()
+            .iter()
+            .find(|c| c.g.load(Ordering::Relaxed) == g.as_ptr());
+        let tid = on.map_or(0, |c| c.tid.load(Ordering::Relaxed));
+        rows.push((g.id.load(Ordering::Relaxed), frames, tid));
+        rt.release(g);
+    }
+    rows
 }
 
 fn place_of(coroutine: &Bound<'_, PyAny>) -> PyResult<Option<String>> {

@@ -2,7 +2,8 @@
 //!
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
-//! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `timer`, `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
+//! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
+//! `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
@@ -23,8 +24,10 @@ mod ops;
 mod probe;
 mod rawtype;
 mod rt;
+mod scope;
 mod select;
 mod site;
+mod target;
 mod tick;
 mod timer;
 mod work;
@@ -174,13 +177,6 @@ fn _blocking_exit() {
     }
 }
 
-/// Turns the shield of the current goroutine on or off; the previous setting, None outside a goroutine.
-#[pyfunction]
-fn _shield(on: bool) -> Option<bool> {
-    rt().current_goroutine()
-        .map(|(_, g)| g.waker.word.set_shield(on))
-}
-
 /// True if an asyncio loop runs on this thread.
 #[pyfunction]
 fn _loop_runs_here() -> bool {
@@ -207,18 +203,22 @@ mod _gorun {
     #[pymodule_export]
     use super::{
         _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _lock_limit,
-        _loop_runs_here, _m_main, _max_threads, _set_finalizing, _shield, _stop, _take_limit_met,
+        _loop_runs_here, _m_main, _max_threads, _set_finalizing, _stop, _take_limit_met,
     };
     #[pymodule_export]
     use crate::gate::PyGate;
     #[pymodule_export]
     use crate::goroutine::{_take, current};
     #[pymodule_export]
-    use crate::info::{_goroutines, _live, _stats, _trace, _trace_events, _tricks, num_goroutine};
+    use crate::info::{
+        _goroutines, _live, _stacks, _stats, _trace, _trace_events, _tricks, num_goroutine,
+    };
     #[pymodule_export]
     use crate::latch::PyLatch;
     #[pymodule_export]
     use crate::probe::_probe;
+    #[pymodule_export]
+    use crate::scope::{_cancel_again, _shield_enter, _shield_exit, PyScope};
     #[pymodule_export]
     use crate::tick::{PyBeat, after};
     #[pymodule_export]

@@ -4,6 +4,7 @@
 //! from), `idle` (going idle against submitting), `blocking` (hand-off), `sysmon` (the watcher).
 
 mod blocking;
+mod cancel;
 mod find;
 mod g;
 mod idle;
@@ -17,6 +18,7 @@ mod state;
 mod sysmon;
 mod timers;
 
+pub use cancel::Cancels;
 pub use g::{G, GRef, Kind, TimerSlot, WaitReason, Waker, flag};
 pub use idle::Sched;
 pub use m::{M, MCtl, Mode};

@@ -5,6 +5,7 @@
 //! - A wait ends by exactly one compare-and-swap: ready, time-out and cancel race for the ARMED bit and one wins.
 //! - A ticket names one wait. It only grows, also when the memory is used again, so a late waker with an old ticket
 //!   loses: memory of waiters is type-stable (see `pool.rs`), hence a late look is never a wild one.
+//! - The word says that there is a cancel, not whose: who asked for what lies beside it (`cancel.rs`).
 //! - Only the owner (the M that runs the goroutine, the thread itself) arms, disarms, parks, starts and finishes.
 
 use crate::prim::atomic::{AtomicU64, Ordering};
@@ -23,10 +24,8 @@ const VERDICT: u64 = 0b11 << 5;
 const VERDICT_SHIFT: u32 = 5;
 /// A cancel that no cancel point has delivered yet.
 const PENDING: u64 = 1 << 7;
-/// Inside a shield: cancels stay pending.
-const SHIELD: u64 = 1 << 8;
 /// Parked by a thread that sleeps on it: nobody may take it aside.
-const HELD: u64 = 1 << 9;
+const HELD: u64 = 1 << 8;
 const TICKET_SHIFT: u32 = 16;
 const TICKET_ONE: u64 = 1 << TICKET_SHIFT;
 
@@ -192,13 +191,13 @@ impl StateWord {
     }
 
     /// Runnable to Running: by the M that took it from a queue. One that yielded is Running already: a yield leaves the
-    /// word alone, which saves two read-modify-writes per switch. True if a cancel is pending and not shielded.
+    /// word alone, which saves two read-modify-writes per switch. True if a cancel is pending.
     pub fn start(&self) -> bool {
         let mut old = self.0.load(Ordering::Acquire);
         if old & PHASE == RUNNABLE {
             old = self.0.fetch_add(RUNNING - RUNNABLE, Ordering::AcqRel);
         }
-        old & (PENDING | SHIELD) == PENDING
+        old & PENDING != 0
     }
 
     /// Running to Done. True if an undelivered cancel was still pending.
@@ -212,7 +211,7 @@ impl StateWord {
     pub fn arm(&self, cuttable: bool) -> Result<Ticket, CancelNow> {
         let mut cancel = false;
         let old = self.update(|w| {
-            cancel = cuttable && w & (PENDING | SHIELD) == PENDING;
+            cancel = cuttable && w & PENDING != 0;
             if cancel {
                 w & !PENDING
             } else {
@@ -297,7 +296,7 @@ impl StateWord {
             {
                 end = Cancel::Already;
                 w
-            } else if w & (ARMED | CUT | SHIELD) == ARMED | CUT {
+            } else if w & (ARMED | CUT) == ARMED | CUT {
                 let w =
                     (w & !(ARMED | CUT | VERDICT)) | ((Verdict::Cancel as u64) << VERDICT_SHIFT);
                 if w & PHASE == PARKED {
@@ -322,20 +321,18 @@ impl StateWord {
 
     /// Delivers a pending cancel at a cancel point that does not wait: true means raise. By the owner.
     pub fn take_cancel(&self) -> bool {
-        if self.0.load(Ordering::Relaxed) & (PENDING | SHIELD) != PENDING {
+        if self.0.load(Ordering::Relaxed) & PENDING == 0 {
             return false;
         }
-        self.update(|w| {
-            if w & (PENDING | SHIELD) == PENDING {
-                w & !PENDING
-            } else {
-                w
-            }
-        }) & PENDING
-            != 0
+        self.uncancel()
     }
 
-    /// True if a cancel waits to be delivered (shielded or not).
+    /// Takes a pending cancel back, undelivered; true if there was one. Under the lock of those who ask (`cancel.rs`).
+    pub fn uncancel(&self) -> bool {
+        self.update(|w| w & !PENDING) & PENDING != 0
+    }
+
+    /// True if a cancel waits to be delivered.
     pub fn cancel_pending(&self) -> bool {
         self.0.load(Ordering::Relaxed) & PENDING != 0
     }
@@ -344,11 +341,6 @@ impl StateWord {
     pub fn cancel_asked(&self) -> bool {
         let w = self.0.load(Ordering::Relaxed);
         w & PENDING != 0 || (w & ARMED == 0 && Verdict::of(w) == Some(Verdict::Cancel))
-    }
-
-    /// Turns the shield on or off; the previous setting. By the owner.
-    pub fn set_shield(&self, on: bool) -> bool {
-        self.update(|w| if on { w | SHIELD } else { w & !SHIELD }) & SHIELD != 0
     }
 
     /// How the last wait ended. By the owner.

@@ -170,7 +170,6 @@ impl<const GIL: bool> World<GIL> {
             world: self.clone(),
             stat: Arc::default(),
             wait: None,
-            shield: false,
         }))
     }
 
@@ -299,7 +298,6 @@ pub struct Task<const GIL: bool> {
     world: Arc<World<GIL>>,
     pub stat: Arc<Stat>,
     wait: Option<Wait<GIL>>,
-    shield: bool,
 }
 
 impl<const GIL: bool> Drop for Task<GIL> {
@@ -388,7 +386,7 @@ impl<const GIL: bool> Task<GIL> {
                     }
                 }
                 19 => self.world.close(&mut self.rng),
-                20 => self.shield(g),
+                20 => self.take_cancel(g),
                 21 => {
                     if self.rng.below(4) == 0 {
                         self.world.inspect(&mut self.rng);
@@ -418,9 +416,6 @@ impl<const GIL: bool> Task<GIL> {
                 }
             }
         }
-        if self.shield {
-            self.shield(g);
-        }
         Step::Done
     }
 
@@ -440,12 +435,6 @@ impl<const GIL: bool> Task<GIL> {
         if g.waker.word.take_cancel() {
             self.seen();
         }
-    }
-
-    fn shield(&mut self, g: Gr<GIL>) {
-        self.shield = !self.shield;
-        let before = g.waker.word.set_shield(self.shield);
-        assert_eq!(before, !self.shield);
     }
 
     fn note(&self, end: End) {

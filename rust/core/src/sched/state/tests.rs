@@ -93,23 +93,6 @@ fn a_cancel_of_a_needless_wait_stays_pending() {
 }
 
 #[test]
-fn a_shield_keeps_cancels_pending() {
-    let w = running();
-    assert!(!w.set_shield(true));
-    let t = w.arm(true).unwrap();
-    assert_eq!(w.park(), Park::Parked);
-    assert_eq!(w.cancel(), Cancel::Set, "the wait goes on");
-    assert_eq!(w.phase(), Phase::Parked);
-    assert_eq!(w.fire(t, Verdict::Ready), Fire::Wake);
-    assert!(!w.start());
-    assert!(!w.take_cancel());
-    assert!(w.arm(true).is_ok());
-    w.disarm();
-    assert!(w.set_shield(false));
-    assert!(w.take_cancel());
-}
-
-#[test]
 fn the_end_takes_everything_off() {
     let w = running();
     let t = w.arm(true).unwrap();
@@ -169,7 +152,6 @@ struct Plain {
     cut: bool,
     verdict: Option<Verdict>,
     pending: bool,
-    shield: bool,
     held: bool,
     ticket: u64,
 }
@@ -185,13 +167,13 @@ impl Plain {
     }
 
     fn deliver(&mut self) -> bool {
-        let due = self.pending && !self.shield;
+        let due = self.pending;
         self.pending &= !due;
         due
     }
 }
 
-/// Random walks: the word does what the fields do. Mutation: `TICKET_SHIFT` of 9 (the ticket runs into HELD).
+/// Random walks: the word does what the fields do. Mutation: `TICKET_SHIFT` of 8 (the ticket runs into HELD).
 #[test]
 fn the_word_is_its_fields() {
     let mut rng = Rng(7);
@@ -203,7 +185,6 @@ fn the_word_is_its_fields() {
             cut: false,
             verdict: None,
             pending: false,
-            shield: false,
             held: false,
             ticket: 1,
         };
@@ -246,7 +227,7 @@ fn the_word_is_its_fields() {
                 7 => {
                     let expect = if p.pending || p.verdict == Some(Verdict::Cancel) {
                         Cancel::Already
-                    } else if p.armed && p.cut && !p.shield {
+                    } else if p.armed && p.cut {
                         if p.end(Verdict::Cancel) {
                             Cancel::Wake
                         } else {
@@ -260,7 +241,7 @@ fn the_word_is_its_fields() {
                 }
                 8 if matches!(p.phase, Phase::Runnable | Phase::Running) => {
                     p.phase = Phase::Running;
-                    assert_eq!(w.start(), p.pending && !p.shield);
+                    assert_eq!(w.start(), p.pending);
                 }
                 9 if p.phase == Phase::Running => {
                     w.disarm();
@@ -268,10 +249,7 @@ fn the_word_is_its_fields() {
                     (p.armed, p.cut, p.verdict) = (false, false, None);
                 }
                 10 if p.phase == Phase::Running => assert_eq!(w.take_cancel(), p.deliver()),
-                11 if p.phase == Phase::Running => {
-                    assert_eq!(w.set_shield(!p.shield), p.shield);
-                    p.shield = !p.shield;
-                }
+                11 if p.phase == Phase::Running => assert_eq!(w.uncancel(), p.deliver()),
                 12 => {
                     let can = p.phase == Phase::Parked && !p.held;
                     assert_eq!(w.inspect(), can);

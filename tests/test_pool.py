@@ -1,0 +1,111 @@
+"""`Pool`: what is put can be got; two full collections empty it; no matter who uses it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+from tests._callers import LIMIT
+
+import gorun
+from gorun import Pool
+
+
+class Thing:
+    pass
+
+
+def test_get_and_put() -> None:
+    """Mutation: `get` makes a new one always."""
+    pool = Pool(Thing)
+    x = pool.get()
+    pool.put(x)
+    assert pool.get() is x
+    assert pool.get() is not x
+
+
+def test_use() -> None:
+    """It is put back also after an error. Mutation: no `finally`."""
+    pool = Pool(Thing)
+    with pytest.raises(LookupError), pool.use() as x:
+        raise LookupError
+    with pool.use() as y, pool.use() as z:
+        assert y is x
+        assert z is not x
+
+
+def test_emptied_over_two_collections() -> None:
+    """One full collection keeps what lies there, the second drops it. Mutation: `_age` drops at once, or never."""
+    pool = Pool(Thing)
+    ref = weakref.ref(pool.get())
+    x = Thing()
+    pool.put(x)
+    ref = weakref.ref(x)
+    del x
+    gc.collect()
+    x = pool.get()
+    assert ref() is x
+    pool.put(x)
+    del x
+    gc.collect(0)
+    gc.collect(1)
+    assert ref() is not None
+    gc.collect()
+    gc.collect()
+    assert ref() is None
+    assert isinstance(pool.get(), Thing)
+
+
+def test_pools_are_freed() -> None:
+    """Mutation: `_pools` holds the pool itself."""
+    before = len(gorun._pool._pools)
+    pool = Pool(Thing)
+    ref = weakref.ref(pool)
+    pool.put(Thing())
+    del pool
+    gc.collect()
+    assert ref() is None
+    assert len(gorun._pool._pools) == before
+
+
+def test_things_that_use_the_pool_when_they_die() -> None:
+    """A finalizer may get and put: no lock is held. Mutation: a plain lock around the deques: a hang."""
+    pool: Pool[object] = Pool(object)
+
+    class Back:
+        def __del__(self) -> None:
+            pool.put(pool.get())
+
+    for _ in range(10):
+        pool.put(Back())
+    for _ in range(3):
+        gc.collect()
+
+
+def test_many_users() -> None:
+    """Nobody gets what another one has. Mutation: `get` looks at the last without taking it."""
+    pool: Pool[list[int]] = Pool(list)
+
+    def user() -> bool:
+        for _ in range(300):
+            with pool.use() as x:
+                x.append(threading.get_ident())
+                if len(x) != 1:
+                    return False
+                x.clear()
+        return True
+
+    assert all(g.result(LIMIT) for g in [gorun.go(user) for _ in range(6)])
+
+
+def test_misuse() -> None:
+    with pytest.raises(TypeError, match="3"):
+        Pool(3)  # type: ignore[arg-type]
+
+    def bad() -> object:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        Pool(bad).get()

@@ -1,0 +1,679 @@
+"""`timeout`: for each caller; nested; rescheduled; with cancels from outside in the same instant; misuse."""
+
+# ruff: noqa: PT012 (what a `with` inside a `with` raises is the subject)
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+from tests._callers import KINDS, LIMIT, LONG, run_as, until, waits
+
+import gorun
+from gorun import timeout
+
+SHORT = 0.01
+
+every_caller = pytest.mark.parametrize("kind", KINDS)
+
+
+# ---- each caller x each end ----------------------------------------------------------------------
+
+
+@every_caller
+def test_time_is_up(kind: str) -> None:
+    """The block is cut, TimeoutError raised with the Cancelled as its cause, `expired` set.
+
+    Mutation: `_exit` does not raise; or `block_on` arms a thread's wait as not cuttable.
+    """
+
+    def plain() -> bool:
+        with pytest.raises(TimeoutError) as caught:
+            with timeout(SHORT) as scope:
+                gorun.sleep(LONG)
+        assert isinstance(caught.value.__cause__, gorun.Cancelled)
+        gorun.sleep(0)  # nothing is left
+        return scope.expired
+
+    async def twin() -> bool:
+        with pytest.raises(TimeoutError) as caught:
+            async with timeout(SHORT) as scope:
+                await gorun.sleep_async(LONG)
+        cause = caught.value.__cause__
+        assert isinstance(cause, gorun.Cancelled | asyncio.CancelledError)
+        await gorun.sleep_async(0)
+        return scope.expired
+
+    assert run_as(kind, plain, twin) is True
+
+
+@every_caller
+def test_in_time(kind: str) -> None:
+    """A block that ends first is none of the timer's. Mutation: `leave` does not revoke the timer."""
+
+    def plain() -> bool:
+        with timeout(0.05) as scope:
+            gorun.sleep(0.001)
+        gorun.sleep(0.06)
+        return scope.expired
+
+    async def twin() -> bool:
+        async with timeout(0.05) as scope:
+            await gorun.sleep_async(0.001)
+        await gorun.sleep_async(0.06)
+        return scope.expired
+
+    assert run_as(kind, plain, twin) is False
+    assert gorun.stats().timers == 0
+
+
+@every_caller
+def test_swallowed(kind: str) -> None:
+    """Who swallows the cancel inside is heard: no TimeoutError, but `expired`. Mutation: raise whenever fired."""
+
+    def plain() -> bool:
+        with timeout(SHORT) as scope:
+            with pytest.raises(gorun.Cancelled):
+                gorun.sleep(LONG)
+            gorun.sleep(0)  # it was delivered
+        return scope.expired
+
+    async def twin() -> bool:
+        async with timeout(SHORT) as scope:
+            with pytest.raises(gorun.Cancelled if kind == "async" else asyncio.CancelledError):
+                await gorun.sleep_async(LONG)
+            await gorun.sleep_async(0)
+        return scope.expired
+
+    assert run_as(kind, plain, twin) is True
+
+
+@every_caller
+@pytest.mark.parametrize("seconds", [0, -1, 0.0, float("-inf")])
+def test_at_or_below_zero_it_fires_at_the_first_cancel_point(kind: str, seconds: float) -> None:
+    """Mutation: `set_timer` takes 0 for "never"."""
+
+    def plain() -> None:
+        with pytest.raises(TimeoutError):
+            with timeout(seconds) as scope:
+                assert scope.expired
+                gorun.go(abs, -1)  # no cancel point
+                gorun.gosched()
+                pytest.fail("gosched is a cancel point")
+
+    async def twin() -> None:
+        with pytest.raises(TimeoutError):
+            async with timeout(seconds):
+                await gorun.sleep_async(LONG)
+                pytest.fail("the time was up")
+
+    run_as(kind, plain, twin)
+
+
+@every_caller
+def test_never(kind: str) -> None:
+    """None and infinity never fire. Mutation: `set_timer(None)` fires."""
+
+    def plain() -> None:
+        for seconds in (None, float("inf")):
+            with timeout(seconds) as scope:
+                gorun.sleep(0.001)
+            assert not scope.expired
+
+    async def twin() -> None:
+        for seconds in (None, float("inf")):
+            async with timeout(seconds) as scope:
+                await gorun.sleep_async(0.001)
+            assert not scope.expired
+
+    run_as(kind, plain, twin)
+
+
+@every_caller
+def test_errors_pass(kind: str) -> None:
+    """An error of the body is raised as it is, also after the time. Mutation: TimeoutError for any error."""
+
+    def plain() -> None:
+        with pytest.raises(LookupError), timeout(LONG):
+            raise LookupError
+        with pytest.raises(LookupError):
+            with timeout(0) as scope:
+                try:
+                    gorun.sleep(LONG)
+                except gorun.Cancelled:
+                    raise LookupError from None
+        assert scope.expired
+
+    async def twin() -> None:
+        with pytest.raises(LookupError):
+            async with timeout(LONG):
+                raise LookupError
+        with pytest.raises(LookupError):
+            async with timeout(0) as scope:
+                try:
+                    await gorun.sleep_async(LONG)
+                except BaseException:
+                    raise LookupError from None
+        assert scope.expired
+
+    run_as(kind, plain, twin)
+
+
+@every_caller
+def test_operations_that_are_cut(kind: str) -> None:
+    """Joins and events are cut as sleeps are. Mutation: `block` does not look at the pinned waker."""
+    target = gorun.go(gorun.sleep, LONG)
+    latch = gorun._gorun.Latch()
+
+    def plain() -> None:
+        for wait in (target.result, latch.wait, lambda: gorun.wait([target])):
+            with pytest.raises(TimeoutError), timeout(SHORT):
+                wait()
+
+    async def twin() -> None:
+        async def join() -> None:
+            await target
+
+        for wait in (join, latch.wait_async, lambda: gorun.wait_async([target])):
+            with pytest.raises(TimeoutError):
+                async with timeout(SHORT):
+                    await wait()
+
+    run_as(kind, plain, twin)
+    assert not target.done()
+    target.cancel()
+    target.exception(LIMIT)
+
+
+# ---- nested --------------------------------------------------------------------------------------
+
+
+@every_caller
+@pytest.mark.parametrize("first", ["inner", "outer"])
+def test_each_scope_swallows_its_own(kind: str, first: str) -> None:
+    """Mutation: `_exit` takes any Cancelled for its own."""
+    a, b = (LONG, SHORT) if first == "inner" else (SHORT, LONG)
+
+    def plain() -> tuple[Any, ...]:
+        inside = False
+        with pytest.raises(TimeoutError):
+            with timeout(a) as outer:
+                try:
+                    with timeout(b) as inner:
+                        gorun.sleep(LONG)
+                except TimeoutError:
+                    inside = True
+                    raise
+        return inside, outer.expired, inner.expired
+
+    async def twin() -> tuple[Any, ...]:
+        inside = False
+        with pytest.raises(TimeoutError):
+            async with timeout(a) as outer:
+                try:
+                    async with timeout(b) as inner:
+                        await gorun.sleep_async(LONG)
+                except TimeoutError:
+                    inside = True
+                    raise
+        return inside, outer.expired, inner.expired
+
+    inner_fired = first == "inner"
+    assert run_as(kind, plain, twin) == (inner_fired, not inner_fired, inner_fired)
+
+
+@pytest.mark.parametrize("kind", ["thread", "plain"])
+def test_both_fire(kind: str) -> None:
+    """Both scopes are due: each raises, one after the other. Mutation: `deliver` forgets the others."""
+
+    def plain() -> list[str]:
+        seen = []
+        with pytest.raises(TimeoutError):
+            with timeout(SHORT) as outer:
+                with pytest.raises(TimeoutError):
+                    with timeout(0):
+                        until(lambda: outer.expired)
+                        gorun.sleep(LONG)
+                seen.append("inner")
+                gorun.sleep(LONG)
+                seen.append("never")
+        return seen
+
+    async def twin() -> None: ...
+
+    assert run_as(kind, plain, twin) == ["inner"]
+
+
+def test_the_inner_end_takes_its_cancel_back() -> None:
+    """A scope that fired without a cancel point leaves nothing behind. Mutation: `leave` does not withdraw."""
+
+    def plain() -> str:
+        with timeout(0) as scope:
+            pass
+        assert scope.expired
+        gorun.sleep(0)
+        return "nothing pending"
+
+    async def twin() -> str:
+        async with timeout(0):
+            pass
+        await gorun.sleep_async(0)
+        return "nothing pending"
+
+    for kind in ("thread", "plain", "async"):
+        assert run_as(kind, plain, twin) == "nothing pending"
+
+
+# ---- cancels from outside ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_cancel_from_outside_passes(kind: str) -> None:
+    """Mutation: `deliver` gives every Cancelled the origin of the scope."""
+    inside = threading.Event()
+
+    def plain() -> None:
+        with timeout(LONG) as scope:
+            inside.set()
+            try:
+                gorun.sleep(LONG)
+            finally:
+                assert not scope.expired
+
+    async def twin() -> None:
+        async with timeout(LONG) as scope:
+            inside.set()
+            try:
+                await gorun.sleep_async(LONG)
+            finally:
+                assert not scope.expired
+
+    g = gorun.go(plain if kind == "plain" else twin)
+    assert inside.wait(LIMIT)
+    until(lambda: waits(g))
+    g.cancel("outside")
+    error = g.exception(LIMIT)
+    assert isinstance(error, gorun.GoroutineCancelled)
+    assert error.reason == "outside"
+
+
+@pytest.mark.parametrize("order", ["scope first", "outside first"])
+def test_both_pending(order: str) -> None:
+    """The scope's and one from outside are pending: both are raised, each once.
+
+    Mutation: a second cancel while one is pending changes nothing, whatever its origin.
+    """
+
+    def body() -> list[str]:
+        me = gorun.current()
+        assert me is not None
+        seen = []
+        if order == "outside first":
+            me.cancel("outside")
+        for _ in range(2):
+            try:
+                with timeout(0):
+                    if order == "scope first" and not seen:
+                        me.cancel("outside")
+                        assert me.cancel("again")
+                    gorun.sleep(LONG)
+            except TimeoutError:
+                seen.append("timeout")
+            except gorun.Cancelled as error:
+                seen.append(error.reason)
+                break
+            try:
+                gorun.gosched()
+            except gorun.Cancelled as error:
+                seen.append(error.reason)
+                break
+        gorun.gosched()
+        return seen
+
+    assert gorun.go(body).result(LIMIT) == (
+        ["timeout", "outside"] if order == "scope first" else ["outside"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_cancel_in_the_same_instant_is_never_lost(kind: str) -> None:
+    """Many times: the time is up while somebody cancels. The cancel is raised, once, in the block or after it.
+
+    Mutation: `withdraw` takes the word's pending back whatever else is asked for.
+    """
+    rounds = 60
+
+    def plain() -> list[Any]:
+        seen: list[Any] = []
+        for tail in (False, True):
+            try:
+                if not tail:
+                    with timeout(0.002):
+                        gorun.sleep(LONG)
+                else:
+                    gorun.sleep(LIMIT)
+            except TimeoutError:
+                continue
+            except gorun.Cancelled as error:
+                seen.append(error.reason)
+                break
+        gorun.gosched()
+        return seen
+
+    async def twin() -> list[Any]:
+        seen: list[Any] = []
+        for tail in (False, True):
+            try:
+                if not tail:
+                    async with timeout(0.002):
+                        await gorun.sleep_async(LONG)
+                else:
+                    await gorun.sleep_async(LIMIT)
+            except TimeoutError:
+                continue
+            except gorun.Cancelled as error:
+                seen.append(error.reason)
+                break
+        await gorun.gosched_async()
+        return seen
+
+    for i in range(rounds):
+        g = gorun.go(plain if kind == "plain" else twin)
+        until(lambda g=g: waits(g))
+        # Around the moment when the time is up.
+        end = time.monotonic() + 0.0015 + 0.001 * (i / rounds)
+        while time.monotonic() < end:
+            pass
+        assert g.cancel(i)
+        assert g.result(LIMIT) == [i]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_shield_and_scopes(kind: str) -> None:
+    """A scope inside a shield works; one outside of it, and a cancel, wait until the shield has ended.
+
+    Mutation: `ask` does not compare the origin with the mark of the shield.
+    """
+
+    def plain() -> list[str]:
+        seen = []
+        me = gorun.current()
+        assert me is not None
+        with pytest.raises(TimeoutError):
+            with timeout(0):
+                with gorun.shield():
+                    gorun.sleep(0.001)
+                    seen.append("outer held back")
+                    with pytest.raises(TimeoutError), timeout(SHORT):
+                        gorun.sleep(LONG)
+                    seen.append("inner works")
+                    me.cancel()
+                    gorun.sleep(0.001)
+                    seen.append("cancel held back")
+                gorun.sleep(LONG)
+        with pytest.raises(gorun.Cancelled):
+            gorun.gosched()
+        return seen
+
+    async def twin() -> list[str]:
+        seen = []
+        me = gorun.current()
+        assert me is not None
+        with pytest.raises(TimeoutError):
+            async with timeout(0):
+                async with gorun.shield():
+                    await gorun.sleep_async(0.001)
+                    seen.append("outer held back")
+                    with pytest.raises(TimeoutError):
+                        async with timeout(SHORT):
+                            await gorun.sleep_async(LONG)
+                    seen.append("inner works")
+                    me.cancel()
+                    await gorun.sleep_async(0.001)
+                    seen.append("cancel held back")
+                await gorun.sleep_async(LONG)
+        with pytest.raises(gorun.Cancelled):
+            await gorun.gosched_async()
+        return seen
+
+    assert run_as(kind, plain, twin) == ["outer held back", "inner works", "cancel held back"]
+
+
+def test_a_shield_in_a_thread_holds_scopes_around_it_back() -> None:
+    """Mutation: `_shield_enter` looks for goroutines only."""
+    with pytest.raises(TimeoutError):
+        with timeout(0):
+            with gorun.shield():
+                gorun.sleep(0.001)
+            gorun.sleep(LONG)
+
+
+def test_a_task_that_is_cancelled() -> None:
+    """As with asyncio.timeout: the task's cancel passes, also when the time is up at once."""
+
+    async def main() -> str:
+        async def body() -> None:
+            async with timeout(LONG):
+                await gorun.sleep_async(LONG)
+
+        task = asyncio.create_task(body())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return "cancelled"
+
+    assert asyncio.run(main()) == "cancelled"
+
+
+# ---- threads -------------------------------------------------------------------------------------
+
+
+def test_threads_have_scopes_of_their_own() -> None:
+    """Many threads in scopes at once, each cut by its own. Mutation: one target for all threads."""
+    seen: list[int] = []
+
+    def body(n: int) -> None:
+        for _ in range(5):
+            with pytest.raises(TimeoutError), timeout(SHORT):
+                with timeout(LONG):
+                    gorun.sleep(LONG)
+        seen.append(n)
+
+    threads = [threading.Thread(target=body, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert sorted(seen) == list(range(8))
+
+
+def test_after_the_last_scope_a_thread_is_not_cut() -> None:
+    """Mutation: `exit` leaves the waker pinned with what is pending."""
+    with timeout(0):
+        pass
+    gorun.sleep(0.001)
+    assert gorun._gorun._shield_enter() is None  # nothing here that could be cancelled
+
+
+def test_a_wait_of_a_signal_handler_is_not_cut() -> None:
+    """A handler that waits inside a wait of a scope is none of the scope's; its own scopes work.
+
+    Mutation: `block_on` leaves the pin in its place during a wait.
+    """
+    import signal
+
+    seen: list[str] = []
+
+    def handler(*_: object) -> None:
+        gorun.sleep(0.05)
+        seen.append("slept")
+        try:
+            with timeout(SHORT):
+                gorun.sleep(LONG)
+        except TimeoutError:
+            seen.append("own scope")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        timer = gorun.Timer(0.01, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+        main = threading.main_thread().ident or 0
+        with pytest.raises(TimeoutError):
+            with timeout(0.03):
+                gorun.sleep(LONG)
+        timer.stop()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ["slept", "own scope"]
+
+
+# ---- reschedule ----------------------------------------------------------------------------------
+
+
+@every_caller
+def test_reschedule(kind: str) -> None:
+    """Later, never, and sooner. Mutation: `set_timer` leaves the earlier timer armed."""
+
+    def plain() -> None:
+        with timeout(0.02) as scope:
+            scope.reschedule(LONG)
+            gorun.sleep(0.03)
+            scope.reschedule(None)
+        assert not scope.expired
+        with pytest.raises(TimeoutError):
+            with timeout(None) as scope:
+                scope.reschedule(SHORT)
+                gorun.sleep(LONG)
+        with pytest.raises(TimeoutError):
+            with timeout(LONG) as scope:
+                scope.reschedule(-1)
+                gorun.sleep(LONG)
+
+    async def twin() -> None:
+        async with timeout(0.02) as scope:
+            scope.reschedule(LONG)
+            await gorun.sleep_async(0.03)
+            scope.reschedule(None)
+        assert not scope.expired
+        with pytest.raises(TimeoutError):
+            async with timeout(None) as scope:
+                scope.reschedule(SHORT)
+                await gorun.sleep_async(LONG)
+        with pytest.raises(TimeoutError):
+            async with timeout(LONG) as scope:
+                scope.reschedule(-1)
+                await gorun.sleep_async(LONG)
+
+    run_as(kind, plain, twin)
+
+
+def test_reschedule_too_late() -> None:
+    """Mutation: `reschedule` arms a timer of an expired or ended scope."""
+    with timeout(0) as scope:
+        with pytest.raises(RuntimeError, match="up already"):
+            scope.reschedule(1)
+    scope = timeout(LONG)
+    scope.reschedule(0)  # before the block: counts from its start
+    with pytest.raises(TimeoutError), scope:
+        gorun.sleep(LONG)
+    with timeout(LONG) as scope:
+        pass
+    with pytest.raises(RuntimeError, match="ended"):
+        scope.reschedule(1)
+
+
+# ---- misuse --------------------------------------------------------------------------------------
+
+
+def test_bad_seconds() -> None:
+    """The error names the value."""
+    with pytest.raises(ValueError, match="nan"):
+        timeout(float("nan"))
+    with pytest.raises(TypeError, match="'1'"):
+        timeout("1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="float"):
+        timeout(10**400)
+    with timeout(LONG) as scope:
+        with pytest.raises(ValueError, match="nan"):
+            scope.reschedule(float("nan"))
+
+
+def test_entered_twice() -> None:
+    scope = timeout(LONG)
+    with scope:
+        with pytest.raises(RuntimeError, match="once"):
+            scope.__enter__()
+    with pytest.raises(RuntimeError, match="once"), scope:
+        pass
+
+
+def test_async_with_outside_of_goroutines_and_tasks() -> None:
+    coroutine = timeout(1).__aenter__()
+    with pytest.raises(RuntimeError, match=r"goroutine.*asyncio"):
+        coroutine.send(None)
+
+
+def test_left_elsewhere() -> None:
+    """A scope that another thread leaves says so, and is ended. Mutation: `leave` does not look who leaves."""
+    scope = timeout(LONG)
+    g = gorun.go(scope.__enter__)
+    g.result(LIMIT)
+    with pytest.raises(RuntimeError, match="another goroutine or thread"):
+        scope.__exit__(None, None, None)
+
+
+def test_a_scope_in_a_plain_with_of_a_task() -> None:
+    """`with` in a task is asyncio.timeout too: awaits are cut. Mutation: a scope of the loop's thread."""
+
+    async def main() -> bool:
+        with pytest.raises(TimeoutError):
+            with timeout(SHORT) as scope:
+                await asyncio.sleep(LONG)
+        return scope.expired
+
+    assert asyncio.run(main())
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def test_scopes_are_freed() -> None:
+    """Ended scopes leave no timer and no object behind. Mutation: `revoke` does not release the dormant G."""
+
+    def body() -> weakref.ref[Any]:
+        with timeout(LONG) as scope:
+            ref = weakref.ref(scope)
+        del scope
+        return ref
+
+    ref = gorun.go(body).result(LIMIT)
+    gc.collect()
+    assert ref() is None
+    assert gorun.stats().timers == 0
+
+
+def test_a_goroutine_that_returns_its_scope() -> None:
+    """The cycle goroutine -> outcome -> scope -> goroutine is broken by the end of the scope.
+
+    Mutation: `leave` keeps the target.
+    """
+
+    class Holder:
+        pass
+
+    def body() -> Any:
+        with timeout(LONG) as scope:
+            holder = Holder()
+            holder.scope = scope  # type: ignore[attr-defined]
+        return holder
+
+    g = gorun.go(body)
+    ref = weakref.ref(g.result(LIMIT))
+    del g
+    gc.collect()
+    assert ref() is None
