@@ -70,6 +70,7 @@ LAYERS = [
     {"_gorun"},
     {"_hooks"},
     {"_joining", "_runtime"},
+    {"_proc"},
     {"_map"},
     {"__init__", "_cli"},
     {"__main__"},
