@@ -310,9 +310,12 @@ class Worker:
             os._exit(0)
 
 
-def call(packed: bytes) -> Any:
+def call(packed: Any) -> Any:
     """One call of an executor, pickled by itself so that it fails by itself."""
-    fn, args, kwargs = loads(packed)
+    if isinstance(packed, tuple):
+        fn, args, kwargs = loads(packed[0], buffers=packed[1])
+    else:
+        fn, args, kwargs = loads(packed)
     return fn(*args, **kwargs)
 
 

@@ -41,8 +41,23 @@ class Codec:
     """Packs for workers, by one map's or one pool's knowledge of what they cannot import."""
 
     def __init__(self, *functions: Callable[..., Any] | None) -> None:
-        self._modules = _out_of_reach(functions)
-        self.by_value = (b"__main__", *(module.__name__.encode() for module in self._modules))
+        self._seen: set[str] = set()
+        self._modules: list[ModuleType] = []
+        self.by_value: tuple[bytes, ...] = (b"__main__",)
+        for fn in functions:
+            self.learn(fn)
+
+    def learn(self, fn: Callable[..., Any] | None) -> None:
+        """Finds out what a worker could not import for `fn`."""
+        name = getattr(fn, "__module__", None)
+        if fn is None or (name in self._seen and not isinstance(fn, functools.partial)):
+            return
+        if isinstance(name, str):
+            self._seen.add(name)
+        for module in _out_of_reach([fn]):
+            if module not in self._modules:
+                self._modules.append(module)
+                self.by_value = (*self.by_value, module.__name__.encode())
 
     def dumps(self, thing: Any) -> tuple[bytes, list[memoryview]]:
         """The pickle of `thing` and its large buffers."""

@@ -5,7 +5,8 @@ Protocol
   worker that has room, and tells the client what came of each item, once (`answer`), or hands items
   that nobody has begun back to it (`back`), for the next `take`.
 - A worker has two batches at most: the second is there when the first is done. With `timed` it has
-  one, of one item, so that its time can be told.
+  one, of one item, so that its time can be told. Not `eager`, it has one where items are long: what
+  is with a worker counts as begun for the client's own clients.
 - Whoever calls `serve` does the work: a thread that waits for results, or the crew's own thread
   (`background`), where the one that waits is a goroutine, a task, or nobody. Several may be in it.
 - All state belongs to who holds the turn, a lock that is never held while waiting. `end` may come
@@ -44,6 +45,7 @@ from gorun._proc.worker import Batch, Worker
 
 START_TRIES = 3
 LATE = 1e-2  # seconds
+LONG = 2e-2  # seconds of an item, beside which the wait for the next one is nothing
 HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
 
 _clock = time.monotonic
@@ -94,6 +96,7 @@ class Crew:
         max_tasks: int | None = None,
         timed: bool = False,
         stateful: bool = False,
+        eager: bool = True,
     ) -> None:
         self.ended = False
         self.broken: BaseException | None = None
@@ -104,7 +107,8 @@ class Crew:
         self._limit = limit
         self._name = name
         self._max_tasks = max_tasks
-        self._depth = 1 if timed else 2
+        self._timed = timed
+        self._eager = eager
         self._stateful = stateful
         self._share = max(1, (os.cpu_count() or 1) // limit)
         self._team: list[Worker] = []
@@ -143,6 +147,16 @@ class Crew:
     def in_background(self) -> bool:
         """Whether the crew has a thread of its own."""
         return self._thread is not None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this is the crew's thread."""
+        return self._thread is threading.current_thread()
+
+    def join(self) -> None:
+        """Waits for the end of the crew's thread."""
+        if self._thread is not None and not self.is_mine:
+            self._thread.join()
 
     def push(self) -> None:
         """Sends what the client has to whoever has room."""
@@ -244,9 +258,14 @@ class Crew:
         able = [worker for worker in self._team if self._has_room(worker)]
         return min(able, key=lambda worker: len(worker.batches), default=None)
 
+    def _depth(self) -> int:
+        """How many batches a worker may have: one before anything is known, two where it pays."""
+        each = self._sizing.each
+        return 1 if self._timed or each == 0 or (each > LONG and not self._eager) else 2
+
     def _has_room(self, worker: Worker) -> bool:
         return (
-            len(worker.batches) < self._depth and not worker.leaving and not worker.wire.unsent
+            len(worker.batches) < self._depth() and not worker.leaving and not worker.wire.unsent
         ) or (not worker.batches and not worker.leaving)
 
     def _start(self) -> Worker | None:
