@@ -553,7 +553,14 @@ class Crew:
 
     def _run(self) -> None:
         while not self._tidied:
-            self.serve(None)
+            try:
+                self.serve(None)
+            except Exception as error:  # nobody would hear of it, and all would wait
+                told = RuntimeError(f"gorun lost its worker processes: {error!r}")
+                told.__cause__ = error
+                with self._turn:
+                    self._break(told)
+                self.end()
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
