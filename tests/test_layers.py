@@ -74,6 +74,7 @@ LAYERS = [
     {"_callers", "_context", "_every", "_joining", "_pool", "_runtime", "_sync", "_ticker"},
     {"_cond", "_groups", "_leaks", "_once", "_timeout"},
     {"_pytest"},
+    {"_proc"},
     {"_map"},
     {"__init__", "_cli"},
     {"__main__"},
