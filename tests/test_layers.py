@@ -70,7 +70,8 @@ LAYERS = [
     {"_gorun"},
     {"_hooks"},
     {"_joining", "_runtime"},
-    {"_map"},
+    {"_proc"},
+    {"_executor", "_map"},
     {"__init__", "_cli"},
     {"__main__"},
 ]

@@ -1,9 +1,9 @@
 """Go's scheduler for Python.
 
 Layout: the extension ``_gorun`` (Rust) holds the scheduler and the hot calls; ``_runtime`` what is
-easier in Python; ``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the
-exceptions; ``_hooks`` what the extension calls back; ``_settings`` the environment. This file only
-re-exports.
+easier in Python; ``_joining`` waiting for several; ``_map`` the parallel map; ``_executor`` the
+executors; ``_errors`` the exceptions; ``_hooks`` what the extension calls back; ``_settings`` the
+environment. This file only re-exports.
 """
 
 from gorun import _runtime as _runtime
@@ -19,6 +19,7 @@ from gorun._errors import (
     WorkerDied,
     WouldBlock,
 )
+from gorun._executor import Executor
 from gorun._gorun import (
     Goroutine,
     Timer,
@@ -59,6 +60,7 @@ __all__ = [
     "ContextDone",
     "Deadlock",
     "ExceptHookArgs",
+    "Executor",
     "Goroutine",
     "GoroutineCancelled",
     "GoroutineInfo",
@@ -97,7 +99,7 @@ __all__ = [
 
 for _cls in (
     *(GorunError, *GorunError.__subclasses__(), Cancelled),
-    *(ExceptHookArgs, GoroutineInfo, PStats, Stats, blocking, shield),
+    *(ExceptHookArgs, Executor, GoroutineInfo, PStats, Stats, blocking, shield),
 ):
     _cls.__module__ = "gorun"
 del _cls
