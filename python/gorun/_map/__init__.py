@@ -12,13 +12,17 @@ and changes nothing else but the choice in `_flow`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Sized
 from concurrent.futures import Executor
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
+from gorun._map.blocks import BlockFlow
 from gorun._map.carrier import Job
+from gorun._map.executors import ExecutorCarrier
 from gorun._map.flow import Flow
 from gorun._map.front import AsyncMap, Map
+from gorun._map.processes import ProcessCarrier
 from gorun._map.progress import Progress, meter
 from gorun._map.threads import ThreadCarrier
 
@@ -218,7 +222,19 @@ def _flow(job: Job, iterables: tuple[Iterable[Any], ...], progress: Progress | N
     total = None
     if all(isinstance(iterable, Sized) for iterable in iterables):
         total = min(len(iterable) for iterable in cast("tuple[Sized, ...]", iterables))
-    return Flow(job, ThreadCarrier(job), source, total, meter(progress, total))
+    told = meter(progress, total)
+    if isinstance(job.on, Executor):
+        return BlockFlow(job, ExecutorCarrier(job, job.on, total), source, total, told)
+    if on_processes(job):
+        return BlockFlow(job, ProcessCarrier(job, total), source, total, told)
+    return Flow(job, ThreadCarrier(job), source, total, told)
+
+
+def on_processes(job: Job) -> bool:
+    """Whether a map runs on worker processes: where threads would take turns, if nothing is said."""
+    if job.on is not None or job.is_async:
+        return job.on == "process"
+    return not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
 
 
 def _iterator(iterable: Iterable[Any]) -> Iterator[Any]:

@@ -24,23 +24,33 @@
   `wait=True` waits for that. `pool.pids` are the workers' process ids, `pool.idle` is how many wait
   for work.
 
-`begin` and `done` are called without a lock of the pool held: they may submit.
+`done` is called without a lock of the pool held: it may submit. `begin` is called under one: it may
+not, and it must not wait.
 One thread per pool, a daemon named after it, from the first `submit` to the end. A pool that nobody
 holds ends as by `shutdown(wait=False)`. In a forked child a pool is empty and broken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import os
+import pickle
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from gorun._errors import WorkerDied
+from gorun._proc.codec import Codec, shown, unsendable
+from gorun._proc.crew import Crew
+from gorun._proc.sizing import Sizing
 
 __all__ = ["Pool"]
 
 
 class Pool:
     """At most `max_workers` processes that run calls; started as there are calls for them."""
-
-    broken: BaseException | None
 
     def __init__(
         self,
@@ -51,17 +61,24 @@ class Pool:
         max_tasks_per_child: int | None = None,
         name: str = "gorun-pool",
     ) -> None:
-        raise NotImplementedError
+        self._calls = _Calls(max_workers, initializer, initargs, max_tasks_per_child, name)
+        # Not at exit: then the workers are killed (warm.py), or the executor has waited.
+        weakref.finalize(self, self._calls.shutdown).atexit = False
+
+    @property
+    def broken(self) -> BaseException | None:
+        """Why no call will succeed any more."""
+        return self._calls.broken
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the workers that live."""
-        raise NotImplementedError
+        return self._calls.crew.pids
 
     @property
     def idle(self) -> int:
         """How many workers wait for work."""
-        raise NotImplementedError
+        return self._calls.crew.idle
 
     def submit(
         self,
@@ -72,12 +89,191 @@ class Pool:
         done: Callable[[Any, BaseException | None], object],
     ) -> None:
         """Has a worker call `fn(*args, **kwargs)`."""
-        raise NotImplementedError
+        self._calls.submit(_Call(fn, args, kwargs, begin, done))
 
     def kill(self, signal: int) -> None:
         """Sends `signal` to all workers, and fails what is not done."""
-        raise NotImplementedError
+        self._calls.kill(signal)
 
     def shutdown(self, wait: bool = True) -> None:
         """Takes no more calls; the workers end when all are done."""
-        raise NotImplementedError
+        self._calls.shutdown()
+        if wait:
+            self._calls.join()
+
+
+class _Call:
+    """One call, from `submit` until `done` was told."""
+
+    __slots__ = ("args", "begin", "begun", "done", "fn", "kwargs", "packed")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        begin: Callable[[], bool],
+        done: Callable[[Any, BaseException | None], object],
+    ) -> None:
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+        self.begin, self.done = begin, done
+        self.begun = False
+        self.packed: Any = None
+
+
+class _Calls:
+    """The calls of a pool: the client of its crew (crew.py says who calls what).
+
+    A call is in `pending` or with the crew, and in `known` from `submit` until it is told. What is
+    to be told lies in `told` until the pool's thread comes out of the crew.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_tasks: int | None,
+        name: str,
+    ) -> None:
+        self.broken: BaseException | None = None
+        self._codec = Codec(initializer)
+        self._numbers = itertools.count()
+        self._known: dict[int, _Call] = {}
+        self._pending: deque[int] = deque()
+        self._told: deque[tuple[_Call, Any, BaseException | None]] = deque()
+        self._closing = False
+        self._killed: WorkerDied | None = None
+        self._lock = threading.Lock()  # of submit against shutdown
+        self.crew = Crew(
+            self,
+            self._codec,
+            self._codec.job(None, initializer, initargs),
+            Sizing(workers),
+            limit=workers,
+            name=name,
+            max_tasks=max_tasks,
+            stateful=True,
+            eager=False,
+        )
+        self._pid = os.getpid()
+
+    # ---- from outside -------------------------------------------------------------------------
+
+    def submit(self, call: _Call) -> None:
+        with self._lock:
+            if self.broken is not None:
+                raise self.broken
+            if self._closing:
+                raise RuntimeError("cannot schedule new calls after shutdown")
+            if self._pid != os.getpid():
+                raise RuntimeError("a pool belongs to the process that made it")
+            number = next(self._numbers)
+            self._known[number] = call
+        self.crew.background()
+        try:
+            call.packed = self._pack(call)
+        except Exception as error:
+            told = unsendable(f"the call of {shown(call.fn)}", error)
+            told.__cause__ = error
+            if call.begin():
+                self._told.append((call, None, told))
+            del self._known[number]
+            self.crew.wake()
+            return
+        self._pending.append(number)
+        if self.crew.room:
+            self.crew.push()
+
+    def _pack(self, call: _Call) -> Any:
+        self._codec.learn(call.fn)
+        data, buffers = self._codec.dumps((call.fn, call.args, call.kwargs))
+        return (data, [pickle.PickleBuffer(buffer) for buffer in buffers]) if buffers else data
+
+    def kill(self, signal: int) -> None:
+        self._killed = WorkerDied(f"the worker processes were sent signal {signal}")
+        self.crew.signal(signal)
+        self.crew.push()
+        self.crew.wake()
+
+    def shutdown(self) -> None:
+        with self._lock:
+            self._closing = True
+        if not self.crew.in_background:
+            self.crew.end()
+        else:
+            self.crew.wake()
+
+    def join(self) -> None:
+        self.crew.join()
+
+    # ---- the crew's side ----------------------------------------------------------------------
+
+    def left(self) -> int | None:
+        return len(self._pending)
+
+    def take(self, most: int) -> tuple[list[int], list[Any]] | None:
+        numbers: list[int] = []
+        while len(numbers) < most:
+            try:
+                number = self._pending.popleft()
+            except IndexError:
+                break
+            call = self._known[number]
+            if not call.begun and not call.begin():
+                del self._known[number]
+                continue
+            call.begun = True
+            if self._killed is not None:
+                self._tell(number, None, self._killed)
+                continue
+            numbers.append(number)
+        return (numbers, [self._known[number].packed for number in numbers]) if numbers else None
+
+    def back(self, numbers: Sequence[int], items: list[Any]) -> None:
+        self._pending.extendleft(reversed(numbers))
+
+    def answer(
+        self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
+    ) -> None:
+        for place, number in enumerate(numbers):
+            self._tell(number, values[place], errors.get(place))
+
+    def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
+        calls = [self._known[number] for number in numbers]
+        held = tuple((call.fn, call.args, call.kwargs) for call in calls)
+        for number in numbers:
+            call = self._known[number]
+            text = f"a worker process died (exit code {exitcode}) in a call of {shown(call.fn)}"
+            self._tell(number, None, WorkerDied(text, held, exitcode))
+
+    def broke(self, error: BaseException) -> None:
+        with self._lock:
+            self.broken = error
+        self._pending.clear()
+        for number in list(self._known):
+            call = self._known[number]
+            if call.packed is None:  # `submit` is at it, and will see
+                continue
+            if call.begun or call.begin():
+                self._tell(number, None, error)
+            else:
+                del self._known[number]
+
+    def name(self, number: int) -> str:
+        return f"the call of {shown(self._known[number].fn)}"
+
+    def wake(self) -> None:
+        if not self.crew.is_mine:
+            if self._told:
+                self.crew.wake()
+            return
+        while self._told:
+            call, value, error = self._told.popleft()
+            call.done(value, error)
+            del call, value, error
+        if self._closing and not self._known and not self.crew.ended:
+            self.crew.end()
+
+    def _tell(self, number: int, value: Any, error: BaseException | None) -> None:
+        self._told.append((self._known.pop(number), value, error))
