@@ -80,7 +80,7 @@ class BlockFlow(Flow):
         super().__init__(job, cast("Any", carrier), source, total, meter)
         self._blocks = carrier
         self._parts: dict[int, list[Any]] = {}  # answers, by the number of their first item
-        self._pace = 1  # items of the next slice of the input
+        self._pace = job.chunk or 1  # items of the next slice of the input
 
     def _look(self) -> None:
         answers = self._blocks.collect()

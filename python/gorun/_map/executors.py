@@ -114,7 +114,8 @@ class ExecutorCarrier:
 
     def watch(self, out: int) -> Latch:
         self._latch = latch = Latch()
-        if out >= self.ahead and len(self._running) < self._workers and out < LONGEST_AHEAD:
+        idle = len(self._running) < self._workers and self.job.buffer is None
+        if idle and self.ahead <= out < LONGEST_AHEAD:
             self._grown = min(2 * out, LONGEST_AHEAD)
             latch.set()
         if self._done or self._answers:

@@ -91,7 +91,8 @@ class ProcessCarrier:
     def watch(self, out: int) -> Latch:
         """Makes the latch of a wait while `out` items are taken and not given."""
         self._latch = latch = Latch()
-        if self._crew is not None and out >= self.ahead and self._crew.idle:
+        more = self.job.buffer is None and not self._ending
+        if more and self._crew is not None and out >= self.ahead and self._crew.idle:
             most = LONGEST_AHEAD
             if self._sizing.bytes * most > BYTES_AHEAD:
                 most = int(BYTES_AHEAD / self._sizing.bytes)

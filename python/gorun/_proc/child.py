@@ -178,6 +178,7 @@ class Worker:
         self.wire.sock.settimeout(keep)
         if not frame.data:
             self.wire.done_with(frame)
+            self.wire.trim()
             return
         what = "the function"
         try:

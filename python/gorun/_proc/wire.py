@@ -101,18 +101,15 @@ def memory(size: int) -> int | None:
 
 
 class Frame:
-    """What came: `data` is a pickle, `buffers` belong to it. `release` it when it was read."""
+    """What came: `data` is a pickle, `buffers` belong to it."""
 
-    __slots__ = ("_views", "buffers", "count", "data", "kind", "number", "segment")
+    __slots__ = ("buffers", "count", "data", "kind", "number", "segment")
 
     def __init__(self, head: tuple[int, ...], body: Chunk) -> None:
         self.kind, buffers, self.number, self.count, _, self.segment, _ = head
-        self._views: list[memoryview] = []
         self.buffers: list[Any] = []
         self.data: Chunk = body
         if not buffers:
-            if isinstance(body, memoryview):
-                self._views = [body]
             return
         whole = memoryview(body)
         sizes = struct.Struct(SIZES.format(buffers + 1))
@@ -124,23 +121,10 @@ class Frame:
             at += -at % ALIGNED
             self.buffers.append(whole[at : at + size])
             at += size
-        self._views = [*self.buffers, self.data, whole]
 
     def copy(self) -> None:
         """Has the buffers live in memory of their own."""
         self.buffers = [bytearray(view) for view in self.buffers]
-
-    def release(self) -> bool:
-        """Whether nothing lives in the body any more."""
-        self.buffers = []
-        self.data = b""
-        try:
-            while self._views:
-                self._views[-1].release()
-                self._views.pop()
-        except BufferError:
-            return False
-        return True
 
 
 class Wire:
@@ -276,8 +260,9 @@ class Wire:
             if frame is None or frame.kind not in (FREE, LOST, DROP):
                 return frame
             if frame.kind == DROP:
-                self._theirs.pop(frame.number).close()
-            else:
+                if (mapped := self._theirs.pop(frame.number, None)) is not None:
+                    mapped.close()
+            elif frame.number in self._mine:
                 self._regain(frame.number, frame.kind == FREE)
 
     def _next(self) -> Frame | None:
@@ -318,12 +303,16 @@ class Wire:
 
     def done_with(self, frame: Frame) -> None:
         """Gives the memory of a frame back to its sender, with the next `flush`."""
-        freed = frame.release()
+        frame.buffers, frame.data = [], b""
         if not frame.segment:
             return
-        if freed:
+        mapped = self._theirs[frame.segment]
+        try:
+            mapped.resize(len(mapped))  # refused while anybody has a view of it
             self.put(FREE, frame.segment)
             return
+        except (BufferError, SystemError):
+            pass
         self.put(LOST, frame.segment)
         self._lost = [m for m in self._lost if not _closed(m)]
         self._lost.append(self._theirs.pop(frame.segment))
@@ -346,17 +335,24 @@ class Wire:
         else:
             self._mine.pop(number)[0].close()
 
+    def trim(self) -> None:
+        """Lets go of all memory, when both sides know that none is in use: each says nothing.
+
+        What they said of it before, and the other reads later, means nothing any more.
+        """
+        for mapped, _ in self._mine.values():
+            mapped.close()
+        for mapped in self._theirs.values():
+            _closed(mapped)
+        self._mine, self._free, self._theirs, self._lost = {}, {}, {}, []
+
     def close(self) -> None:
         """Lets go of the socket and the memory."""
         self.sock.close()
         for fd in (*self._fds, *(fd for _, fd in self._out if fd is not None)):
             os.close(fd)
         self._fds, self._out = [], []
-        for mapped, _ in self._mine.values():
-            mapped.close()
-        for mapped in self._theirs.values():
-            _closed(mapped)
-        self._mine, self._free, self._theirs = {}, {}, {}
+        self.trim()
 
 
 def _closed(mapped: mmap.mmap) -> bool:

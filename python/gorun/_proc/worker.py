@@ -78,8 +78,9 @@ class Worker:
         self.wire.put(wire.JOB, number, int(keep * 1000), *job)
 
     def rest(self, keep: float) -> None:
-        """Takes the job away."""
+        """Takes the job away, and what belongs to it."""
         self.wire.put(wire.JOB, 0, int(keep * 1000))
+        self.wire.trim()
 
     def send(
         self, numbers: Sequence[int], items: list[Any], packed: tuple[bytes, list[memoryview]]
