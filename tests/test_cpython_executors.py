@@ -9,10 +9,14 @@ Mutation of the whole: make `Executor.submit` give the future of another call.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import sysconfig
+import time
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,10 +35,31 @@ MUST_HAVE = {(3, 13)}
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
+DEADLOCK = "ProcessPoolSpawnExecutorDeadlockTest"
+PROCESSES = "ProcessPoolSpawnProcessPoolExecutorTest"
+ITS_OWN = "looks at ProcessPoolExecutor's own machinery, of which we have none"
+FAILS_ALONE = "wants a broken pool: ours fails the call with what was raised, and goes on"
+INHERITED = (
+    "hands a multiprocessing lock or queue to its own kind of child; ours is started otherwise"
+)
+
 EXCLUDED = {
     ("ThreadPoolShutdownTest", "test_thread_names_default"): (
         "wants the name ThreadPoolExecutor-N_M; ours are gorun.Executor-N_M (tests/test_executor.py)"
     ),
+    (DEADLOCK, "test_error_at_task_unpickle"): FAILS_ALONE,
+    (DEADLOCK, "test_exit_at_task_unpickle"): FAILS_ALONE,
+    (DEADLOCK, "test_error_during_result_unpickle_in_result_handler"): FAILS_ALONE,
+    (DEADLOCK, "test_exit_during_result_unpickle_in_result_handler"): FAILS_ALONE,
+    (DEADLOCK, "test_gh105829_should_not_deadlock_if_wakeup_pipe_full"): ITS_OWN,
+    (PROCESSES, "test_killed_child"): (
+        "wants the pool broken by a death: ours replaces the worker (tests/test_process_executor.py)"
+    ),
+    (PROCESSES, "test_max_tasks_per_child_defaults_to_spawn_context"): ITS_OWN,
+    (PROCESSES, "test_python_finalization_error"): ITS_OWN,
+    (PROCESSES, "test_saturation"): INHERITED,
+    ("ProcessPoolSpawnFailingInitializerTest", "test_initializer"): INHERITED,
+    ("ProcessPoolSpawnProcessPoolShutdownTest", "test_processes_terminate"): INHERITED,
 }
 
 
@@ -66,9 +91,49 @@ class ThreadPoolExecutor(gorun.Executor):
         self._threads = workers.values()
 
 
+class Process:
+    """What the tests take from a `multiprocessing.Process` of a pool."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def join(self) -> None:
+        for _ in range(3000):
+            if not Path(f"/proc/{self.pid}").exists():
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"worker {self.pid} is still there")
+
+
+class ProcessPoolExecutor(gorun.Executor):
+    """A gorun.Executor with the private names that the tests look at."""
+
+    def __init__(self, max_workers: Any = None, mp_context: Any = None, **rest: Any) -> None:
+        super().__init__(max_workers, on="process", mp_context=mp_context, **rest)
+
+        pool = self._team.pool
+        self._executor_manager_thread = SimpleNamespace(join=lambda: pool.shutdown(wait=True))
+        self._call_queue = SimpleNamespace(join_thread=lambda: None)
+
+    @property
+    def _processes(self) -> dict[int, Process]:
+        for _ in range(1000):  # theirs are started in `submit`
+            if pids := self._team.pool.pids:
+                break
+            time.sleep(0.01)
+        return {pid: Process(pid) for pid in pids}
+
+
+EXECUTORS: dict[str, type] = {"ThreadPoolMixin": ThreadPoolExecutor}
+if suite.ships():  # workers load the tests by name, and a neighbour's are not where they look
+    EXECUTORS["ProcessPoolSpawnMixin"] = ProcessPoolExecutor
+
 modules = suite.load()
 if modules is not None:
-    for title, case in suite.point(modules, ThreadPoolExecutor, modules["util"].ThreadPoolMixin):
+    for title, case in suite.point(modules, EXECUTORS).items():
         for (owner, name), why in EXCLUDED.items():
             if owner == title:
                 setattr(case, name, pytest.mark.skip(reason=why)(getattr(case, name)))
@@ -112,4 +177,6 @@ def test_exclusions_name_tests() -> None:
     if modules is None:
         pytest.skip("no suite")
     for title, name in EXCLUDED:
+        if title.startswith("Process") and not suite.ships():
+            continue
         assert hasattr(globals()[title], name), (title, name)

@@ -23,8 +23,11 @@ from typing import Any
 PACKAGE = "test.test_concurrent_futures"
 MODULES = (
     *("util", "executor", "test_future", "test_init", "test_shutdown", "test_thread_pool"),
-    *("test_as_completed", "test_wait"),
+    *("test_as_completed", "test_deadlock", "test_process_pool", "test_wait"),
 )
+
+
+IN_A_SCRIPT = "import gorun, functools; {name} = functools.partial(gorun.Executor, on={on!r})"
 
 
 def ships() -> bool:
@@ -77,29 +80,34 @@ def _complete(support: Any) -> None:
         os.process_cpu_count = os.cpu_count  # type: ignore[attr-defined]
 
 
-def point(modules: dict[str, ModuleType], executor: type, mixin: type) -> list[tuple[str, Any]]:
-    """The test classes of `mixin`'s kind, run against `executor`, which stands for its namesake."""
-    name = executor.__name__
+def point(modules: dict[str, ModuleType], executors: dict[str, type]) -> dict[str, Any]:
+    """The test classes of each mixin, by name, run against the executor given for it.
+
+    `executors` is by the mixin's name; an executor stands for its namesake in the tests' sources.
+    """
     namespace = SimpleNamespace(**vars(futures))
-    setattr(namespace, name, executor)
+    for executor in executors.values():
+        setattr(namespace, executor.__name__, executor)
+    # conftest.py checks for threads and children; theirs counts gorun's own as leaks.
+    base = modules["util"].BaseTestCase
+    base.setUp = base.tearDown = lambda self: None
     found: dict[str, Any] = {}
     for module in modules.values():
         if getattr(module, "futures", None) is futures:
             module.futures = namespace  # type: ignore[attr-defined]
         if hasattr(module, "assert_python_ok"):
             module.assert_python_ok = _elsewhere(module.assert_python_ok)  # type: ignore[attr-defined]
-        for title, thing in vars(module).items():
-            if (
-                isinstance(thing, type)
-                and issubclass(thing, mixin)
-                and issubclass(thing, unittest.TestCase)
-            ):
-                found[title] = thing
-    # conftest.py checks for threads and children; theirs counts gorun's own as leaks.
-    base = modules["util"].BaseTestCase
-    base.setUp = base.tearDown = lambda self: None
-    mixin.executor_type = executor  # type: ignore[attr-defined]
-    return sorted(found.items())
+        for mixin, executor in executors.items():
+            kind = getattr(modules["util"], mixin)
+            kind.executor_type = executor
+            for title, thing in vars(module).items():
+                if (
+                    isinstance(thing, type)
+                    and issubclass(thing, kind)
+                    and issubclass(thing, unittest.TestCase)
+                ):
+                    found[title] = thing
+    return dict(sorted(found.items()))
 
 
 def point_futures(modules: dict[str, ModuleType], future: type) -> Any:
@@ -128,7 +136,11 @@ def _elsewhere(assert_python_ok: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(flag: str, script: str, **env: str) -> Any:
         script, count = re.subn(
-            r"from concurrent\.futures import (\w+)", r"from gorun import Executor as \1", script
+            r"from concurrent\.futures import (\w+)",
+            lambda found: IN_A_SCRIPT.format(
+                on="process" if "Process" in found[1] else "thread", name=found[1]
+            ),
+            script,
         )
         assert count == 1, script
         script = re.sub(

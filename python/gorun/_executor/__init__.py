@@ -1,6 +1,7 @@
 """`gorun.Executor`: a `concurrent.futures.Executor` on goroutines or on worker processes.
 
 threads.py    the workers that are goroutines
+processes.py  the workers that are processes (gorun._proc)
 future.py     the futures
 exits.py      what happens at exit, at `gorun.shutdown`, at a fork
 results.py    the iterator of `Executor.map`
@@ -17,12 +18,15 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from functools import partial
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from gorun import _settings
 from gorun._executor.future import Future
-from gorun._executor.results import results
+from gorun._executor.results import chunked, results
 from gorun._executor.threads import ThreadTeam
+
+if TYPE_CHECKING:
+    from gorun._executor.processes import ProcessTeam
 
 __all__ = ["Executor"]
 
@@ -44,15 +48,22 @@ class Executor(futures.Executor):
     variables, not the caller's, as with ThreadPoolExecutor. A call that is cut by a cancel of its
     worker (`gorun.shutdown()`) fails with GoroutineCancelled.
 
+    `on="process"`: workers are processes that need no `if __name__ == "__main__"`; lambdas and
+    functions of a notebook travel too. A worker that dies fails the calls that it had begun, with
+    an error that is both a `WorkerDied` and a `BrokenProcessPool`, and is replaced: the others go
+    on. What cannot be pickled fails its own call only.
+
     Args:
-        max_workers: at least 1; None: 4 more than the usable CPUs, up to 32.
-        on: "thread".
-        thread_name_prefix: workers, and their threads meanwhile, are called this, "_" and a number.
+        max_workers: at least 1; None: 4 more than the usable CPUs, up to 32; for processes the
+            usable CPUs.
+        on: "thread" or "process".
+        thread_name_prefix: worker threads are called this, "_" and a number, meanwhile.
         initializer: called with `initargs` in each worker before its first call; if it raises, the
-            executor is broken: every call fails with BrokenThreadPool.
+            executor is broken: every call fails with BrokenThreadPool or BrokenProcessPool.
         initargs: arguments of `initializer`.
         max_tasks_per_child: calls after which a worker is replaced by a new one; None: never.
-        mp_context: for "process" only.
+        mp_context: taken for ProcessPoolExecutor's sake where `on` is "process", and not used: the
+            workers are always started afresh, never by a bare fork.
 
     Raises:
         TypeError, ValueError: naming the argument and its value.
@@ -93,12 +104,18 @@ class Executor(futures.Executor):
             if max_tasks_per_child <= 0:
                 raise ValueError(f"max_tasks_per_child must be >= 1, not {max_tasks_per_child}")
         self._max_workers = max_workers
-        if on == "process":
-            raise NotImplementedError('on="process" comes with the worker processes')
-        if mp_context is not None:
+        if on == "thread" and mp_context is not None:
             raise ValueError(f'mp_context is for on="process", not for threads: {mp_context!r}')
+        self._on = on
         name = thread_name_prefix or f"gorun.Executor-{_number()}"
-        team = ThreadTeam(max_workers, name, initializer, tuple(initargs), max_tasks_per_child)
+        options = (max_workers, name, initializer, tuple(initargs), max_tasks_per_child)
+        team: ThreadTeam | ProcessTeam
+        if on == "process":
+            from gorun._executor.processes import ProcessTeam  # multiprocessing: not for everybody
+
+            team = ProcessTeam(*options)
+        else:
+            team = ThreadTeam(*options)
         self._team = team
         self._put = team.put
         # The team holds the reference, and its workers the team: it is there for as long as it matters.
@@ -130,9 +147,12 @@ class Executor(futures.Executor):
 
         The input is taken at once, or `buffersize` items ahead of the results where that is given
         (as in 3.14, on every version). `timeout` is seconds from this call: then `next` raises
-        TimeoutError. `chunksize` has no effect on threads. An error ends the iterator; what has not
-        begun by then is cancelled. For a lazy map that sizes its own chunks see `gorun.map`.
+        TimeoutError. `chunksize`: how many items a process takes at a time; no effect on threads.
+        An error ends the iterator; what has not begun by then is cancelled. For a lazy map that
+        sizes its own chunks see `gorun.map`.
         """
+        if self._on == "process":
+            return chunked(self, fn, iterables, timeout, chunksize, buffersize)
         return results(self, fn, iterables, timeout, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -150,7 +170,8 @@ class Executor(futures.Executor):
     def terminate_workers(self) -> None:
         """Shuts down without waiting: what is pending is cancelled, and so are the workers.
 
-        A call is cut at its next gorun operation and fails with GoroutineCancelled; one that never
+        Processes get SIGTERM, and their calls fail as those of a worker that died. On a thread a
+        call is cut at its next gorun operation and fails with GoroutineCancelled; one that never
         comes to any runs to its end. From 3.14's ProcessPoolExecutor.
         """
         self.shutdown(wait=False, cancel_futures=True)
@@ -159,18 +180,20 @@ class Executor(futures.Executor):
     def kill_workers(self) -> None:
         """As `terminate_workers`, but the calls under way fail at once, and nobody waits for them.
 
-        Their futures have a BrokenThreadPool error; a call that cannot be cut keeps its thread until
-        it returns, what it returns is dropped, and the exit does not wait for it.
+        Processes get SIGKILL. On threads their futures have a BrokenThreadPool error; a call that
+        cannot be cut keeps its thread until it returns, what it returns is dropped, and the exit
+        does not wait for it.
         """
         self.shutdown(wait=False, cancel_futures=True)
         self._team.stop(kill=True)
 
     def __repr__(self) -> str:
-        return f"<gorun.Executor of {self._max_workers} threads at {id(self):#x}>"
+        kind = "threads" if self._on == "thread" else "processes"
+        return f"<gorun.Executor of {self._max_workers} {kind} at {id(self):#x}>"
 
 
 def _orphaned(
-    team: ThreadTeam, _: object, finalizing: Callable[[], bool] = sys.is_finalizing
+    team: ThreadTeam | ProcessTeam, _: object, finalizing: Callable[[], bool] = sys.is_finalizing
 ) -> None:
     """Closes a team whose executor was collected; what waits is run."""
     team.owner = None

@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -44,6 +45,41 @@ def results(
     futures = deque(executor.submit(fn, *args) for args in first)
     more = None if buffersize is None else source
     return _iterate(futures, weakref.ref(executor), fn, more, end)
+
+
+def chunked(
+    executor: Executor,
+    fn: Callable[..., T],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[T]:
+    """As `results`, `chunksize` items in one call; `buffersize` counts items."""
+    check(buffersize)
+    if chunksize < 1:
+        raise ValueError(f"chunksize must be >= 1, not {chunksize}")
+    if chunksize == 1:
+        return results(executor, fn, iterables, timeout, buffersize)
+    source = zip(*iterables, strict=False)
+    chunks = iter(lambda: list(islice(source, chunksize)), [])
+    ahead = None if buffersize is None else max(1, buffersize // chunksize)
+    return _flatten(results(executor, partial(_run, fn), (chunks,), timeout, ahead))
+
+
+def _run(fn: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
+    """Runs in the worker: the results of one chunk."""
+    return [fn(*args) for args in chunk]
+
+
+def _flatten(lists: Iterator[list[T]]) -> Iterator[T]:
+    try:
+        for values in lists:
+            values.reverse()
+            while values:
+                yield values.pop()
+    finally:
+        lists.close()  # type: ignore[attr-defined]  # a generator
 
 
 def _iterate(

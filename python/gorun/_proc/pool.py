@@ -181,6 +181,10 @@ class _Calls:
             del self._known[number]
             self.crew.wake()
             return
+        except BaseException:  # raised in who submits: there is no call
+            del self._known[number]
+            self.crew.wake()
+            raise
         self._pending.append(number)
         if self.crew.room:
             self.crew.push()
