@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import time
 import unittest
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,7 @@ class ProcessPoolExecutor(gorun.Executor):
 EXECUTORS: dict[str, type] = {"ThreadPoolMixin": ThreadPoolExecutor}
 if suite.ships():  # workers load the tests by name, and a neighbour's are not where they look
     EXECUTORS["ProcessPoolSpawnMixin"] = ProcessPoolExecutor
+    resource_tracker.ensure_running()  # some tests would leave it behind
 
 modules = suite.load()
 if modules is not None:

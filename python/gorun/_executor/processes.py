@@ -85,6 +85,7 @@ class ProcessTeam:
         except BaseException as error:
             self._out.discard(future)
             if error is self.pool.broken:
+                error.__traceback__ = None  # kept by the pool, whose frames it would keep
                 raise _broken_pool(error) from error
             if self.refusal is not None:  # closed in between
                 raise self.refusal() from None
