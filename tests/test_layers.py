@@ -75,7 +75,7 @@ LAYERS = [
     {"_cond", "_groups", "_leaks", "_once", "_timeout"},
     {"_pytest"},
     {"_proc"},
-    {"_map"},
+    {"_executor", "_map"},
     {"__init__", "_cli"},
     {"__main__"},
 ]

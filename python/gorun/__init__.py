@@ -3,7 +3,8 @@
 Layout: the extension ``_gorun`` (Rust) holds the scheduler, channels and the hot calls; ``_runtime``
 what is easier in Python; ``_sync`` and ``_cond`` locks and counters; ``_ticker``, ``_timeout``,
 ``_groups``, ``_context``, ``_once``, ``_pool``, ``_every``, ``_leaks`` what their names say;
-``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the exceptions; ``_hooks`` what
+``_joining`` waiting for several; ``_map`` the parallel map, ``_proc``
+its worker processes, ``_executor``; ``_errors`` the exceptions; ``_hooks`` what
 the extension calls back; ``_settings`` the environment. This file only re-exports.
 """
 
@@ -24,6 +25,7 @@ from gorun._errors import (
     WouldBlock,
 )
 from gorun._every import Job, every, heartbeat, jobs
+from gorun._executor import Executor
 from gorun._gorun import (
     Chan,
     Goroutine,
@@ -86,6 +88,7 @@ __all__ = [
     "Deadlock",
     "Event",
     "ExceptHookArgs",
+    "Executor",
     "Goroutine",
     "GoroutineCancelled",
     "GoroutineInfo",
@@ -152,7 +155,7 @@ __all__ = [
 for _cls in (
     *(GorunError, *GorunError.__subclasses__(), Cancelled),
     *(ExceptHookArgs, GoroutineInfo, PStats, Stats, blocking, shield),
-    *(Context, Group, Job, Once, Pool, SingleFlight, check_leaks, timeout),
+    *(Context, Executor, Group, Job, Once, Pool, SingleFlight, check_leaks, timeout),
 ):
     _cls.__module__ = "gorun"
 del _cls

@@ -327,6 +327,9 @@ def goroutines() -> list[GoroutineInfo]:
 
 _EXIT_LIMIT = 0.5
 
+before_shutdown: list[Callable[[], None]] = []
+"""Called by `shutdown` before it cancels: for those who would put new goroutines in their place."""
+
 
 def shutdown(timeout: float | None = None) -> bool:
     """Cancel every goroutine, wait for them, and stop the threads; True if all ended in time.
@@ -346,6 +349,8 @@ def shutdown(timeout: float | None = None) -> bool:
     def left() -> float | None:
         return None if end is None else max(0.0, end - time.monotonic())
 
+    for prepare in before_shutdown:
+        prepare()
     ended = _cancel_all(left)
     rest = left()
     stopped = _gorun._stop(1e9 if rest is None else rest)

@@ -165,6 +165,10 @@ class Worker:
             os.environ.update(told["environ"])
         if told["cwd"] is not None:
             os.chdir(told["cwd"])
+        if told["authkey"] is not None:
+            from multiprocessing import process
+
+            process.current_process().authkey = told["authkey"]
         try:
             with open("/proc/self/comm", "w") as comm:
                 comm.write(told["name"])
@@ -270,7 +274,7 @@ class Worker:
         flush_output()
         try:
             data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
-        except Exception:
+        except BaseException:
             values, errors = self.sorted_out(values, errors or {})
             data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
         self.wire.put(kind, batch.number, len(values), data, buffers)
@@ -285,7 +289,7 @@ class Worker:
         for place, value in enumerate(values):
             try:
                 wire.dumps(value, self.by_value)
-            except Exception as error:
+            except BaseException as error:
                 values[place] = None
                 kind, text = type(error), f"{error} (the result {shown(value)})"
                 errors[place] = ("unsent", kind.__name__, text, "")

@@ -109,7 +109,8 @@ def unpack_error(packed: tuple[str, Any, Any, str], name: str) -> BaseException:
     kind, first, second, text = packed
     error: BaseException
     if kind == "unsent":
-        types = {t.__name__: t for t in (TypeError, AttributeError, ValueError, RecursionError)}
+        kinds = (TypeError, AttributeError, ValueError, RecursionError, SystemExit)
+        types: dict[str, type[BaseException]] = {t.__name__: t for t in kinds}
         error = types.get(first, pickle.PicklingError)(
             f"the result of {name} cannot be sent back from the worker process: {second}"
         )

@@ -395,7 +395,7 @@ class Crew:
         errors: dict[int, BaseException] = {}
         try:
             values, packed, seconds, back = pickle.loads(frame.data, buffers=frame.buffers)
-        except Exception as error:
+        except BaseException as error:  # whatever a result's own code raises is no end of ours
             values, packed, seconds, back = [None] * frame.count, None, 0.0, 0
             for place, number in enumerate(numbers):
                 told = RuntimeError(

@@ -184,6 +184,10 @@ class _Calls:
             del self._known[number]
             self.crew.wake()
             return
+        except BaseException:  # raised in who submits: there is no call
+            del self._known[number]
+            self.crew.wake()
+            raise
         self._pending.append(number)
         if self.broken is not None:
             self.crew.wake()

@@ -118,6 +118,7 @@ def setup(name: str, share: int) -> dict[str, object]:
     return {
         "name": name[:15],
         "cwd": here,
+        "authkey": _authkey(),
         "environ": _environment(share),
         "sys": {
             "path": list(sys.path),
@@ -127,3 +128,12 @@ def setup(name: str, share: int) -> dict[str, object]:
             "dont_write_bytecode": sys.dont_write_bytecode,
         },
     }
+
+
+def _authkey() -> bytes | None:
+    """What a proxy of a `multiprocessing` manager shows to its manager; None where there is none."""
+    if "multiprocessing.managers" not in sys.modules:
+        return None
+    from multiprocessing import process
+
+    return bytes(process.current_process().authkey)  # its own type refuses to be pickled

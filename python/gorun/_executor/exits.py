@@ -1,0 +1,91 @@
+"""The ends that all executors have in common: interpreter exit, `gorun.shutdown`, fork.
+
+At exit, before threads are joined and long before gorun's own shutdown (`atexit`), every team is
+closed and joined: pending calls are run, as `concurrent.futures` does. Ctrl-C while that lasts drops
+what waits. `gorun.shutdown` drops what waits too, before it cancels the workers; the executors can
+be used again afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Protocol
+
+from gorun import _runtime
+
+
+class Team(Protocol):
+    """The workers of one executor."""
+
+    def leave(self) -> None:
+        """Accepts nothing more because the interpreter ends; what waits is run."""
+
+    def join(self) -> None:
+        """Waits until every worker has left."""
+
+    def drop(self) -> None:
+        """Cancels what waits."""
+
+    def after_fork(self) -> None:
+        """In the child: forgets the parent's workers and calls."""
+
+
+_teams: weakref.WeakSet[Team] = weakref.WeakSet()
+# Re-entrant: a destructor may make an executor in the middle of it.
+_lock = threading.RLock()
+_exiting = False
+
+
+def enlist(team: Team) -> None:
+    """Has `team` take part in the ends."""
+    with _lock:
+        _teams.add(team)
+        late = _exiting
+    if late:
+        team.leave()
+
+
+def too_late() -> Exception:
+    """Why nothing is accepted while the interpreter ends."""
+    return RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+
+def _living() -> list[Team]:
+    with _lock:
+        return list(_teams)
+
+
+def _at_exit() -> None:
+    global _exiting
+    try:
+        with _lock:
+            _exiting = True
+        for team in _living():
+            team.leave()
+        for team in _living():
+            team.join()
+    except BaseException:
+        for team in _living():
+            team.drop()
+        raise
+
+
+def _before_shutdown() -> None:
+    for team in _living():
+        team.drop()
+
+
+def _after_fork() -> None:
+    _lock._at_fork_reinit()  # type: ignore[attr-defined]
+    for team in _living():
+        team.after_fork()
+
+
+try:
+    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+except RuntimeError:  # imported at the very end: no executor will take a call
+    _exiting = True
+_runtime.before_shutdown.append(_before_shutdown)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,161 @@
+"""Runs what is submitted on worker processes, by a `Pool` of gorun._proc.
+
+The pool pickles, starts, feeds, watches and replaces the workers, and answers each call on a thread of
+its own; here its answers become what `concurrent.futures` promises.
+
+Protocol
+Who delivers: the pool, by `done`, once for each call that it has begun. Who claims: `begin`, which is
+the future's `set_running_or_notify_cancel`: a future cancelled before is skipped.
+Ends: cancel      up to `begin`, by the future; `drop` cancels all that are out, and leaves those running
+      close       the pool takes no more and runs what it has; it is told once
+      death       of a worker: the calls that it had begun fail with `BrokenWorker`, the rest goes on
+      broken      (the initializer failed, or no worker comes up): every call fails with BrokenProcessPool
+      fork        the child gets a new pool, with none of the parent's calls
+      exit        exits.py closes and joins
+
+Invariant: a future that `put` accepted is in `_out` until it is settled or skipped.
+"""
+
+from __future__ import annotations
+
+import signal
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+from gorun._errors import WorkerDied
+from gorun._executor import exits
+from gorun._proc.pool import Pool
+
+Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class BrokenWorker(WorkerDied, BrokenProcessPool):
+    """Is the error of a call whose worker died: a `WorkerDied`, and a `BrokenProcessPool` too.
+
+    Unlike with ProcessPoolExecutor the pool is not broken: other calls go on, new ones are taken.
+    """
+
+
+class ProcessTeam:
+    """The worker processes of one executor, and the calls that are out."""
+
+    def __init__(
+        self,
+        workers: int,
+        name: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_tasks: int | None,
+    ) -> None:
+        self.refusal: Callable[[], Exception] | None = None  # why no call is accepted
+        self.owner: weakref.ref[Any] | None = None
+        self._make = partial(
+            Pool,
+            workers,
+            initializer=initializer,
+            initargs=initargs,
+            max_tasks_per_child=max_tasks,
+            name=name,
+        )
+        self.pool = self._make()
+        self._out: set[Future[Any]] = set()
+        exits.enlist(self)
+
+    @property
+    def broken(self) -> str | bool:
+        """Why the pool is broken, or False."""
+        error = self.pool.broken
+        return False if error is None else str(error) or type(error).__name__
+
+    def put(self, call: Call) -> None:
+        """Accepts a call, or raises what `refusal` makes, or that the pool is broken."""
+        if self.refusal is not None:
+            raise self.refusal()
+        future, fn, args, kwargs = call
+        self._out.add(future)
+        try:
+            self.pool.submit(
+                fn, args, kwargs, partial(self._begin, future), partial(self._done, future)
+            )
+        except BaseException as error:
+            self._out.discard(future)
+            if error is self.pool.broken:
+                error.__traceback__ = None  # kept by the pool, whose frames it would keep
+                raise _broken_pool(error) from error
+            if self.refusal is not None:  # closed in between
+                raise self.refusal() from None
+            raise
+
+    def close(self, refusal: Callable[[], Exception]) -> None:
+        """No more calls; what is out is run, then the workers end. Never waits."""
+        if self.refusal is None:
+            self.refusal = refusal
+            self.pool.shutdown(wait=False)
+
+    def leave(self) -> None:
+        """Accepts nothing more because the interpreter ends; what waits is run."""
+        self.close(exits.too_late)
+
+    def drop(self) -> None:
+        """Cancels what is out and not begun."""
+        for future in list(self._out):
+            future.cancel()
+
+    def join(self) -> None:
+        """Waits until every worker has ended."""
+        self.pool.shutdown(wait=True)
+
+    def stop(self, *, kill: bool) -> None:
+        """Sends SIGTERM, or SIGKILL, to the workers; what they run fails with `BrokenWorker`."""
+        self.pool.kill(signal.SIGKILL if kill else signal.SIGTERM)
+
+    def after_fork(self) -> None:
+        """In the child: a new pool; what is out is the parent's."""
+        self._out = set()
+        self.pool = self._make()
+        if self.refusal is not None:
+            self.pool.shutdown(wait=False)
+
+    # ---- called by the pool ----------------------------------------------------------------
+
+    def _begin(self, future: Future[Any]) -> bool:
+        if future.set_running_or_notify_cancel():
+            return True
+        self._out.discard(future)
+        return False
+
+    def _done(self, future: Future[Any], value: Any, error: BaseException | None) -> None:
+        self._out.discard(future)
+        with suppress(InvalidStateError):  # cancelled, where the call never began
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(_told(error, error is self.pool.broken))
+        del future
+
+
+def _told(error: BaseException, broken: bool) -> BaseException:
+    """`error` as concurrent.futures has it."""
+    if broken:
+        told: BaseException = _broken_pool(error)
+    elif type(error) is WorkerDied:
+        told = BrokenWorker(str(error), error.items, error.exitcode)
+    else:
+        cause = error.__cause__
+        text = getattr(cause, "tb", None)
+        if isinstance(text, str) and type(cause).__name__ == "RemoteTraceback":
+            error.__cause__ = _RemoteTraceback(text)  # type: ignore[arg-type]  # it is the text
+        return error
+    told.__cause__ = error
+    return told
+
+
+def _broken_pool(error: BaseException) -> BrokenProcessPool:
+    if isinstance(error, BrokenProcessPool):
+        return error
+    return BrokenProcessPool(str(error) or type(error).__name__)

@@ -1,0 +1,184 @@
+"""CPython's own tests of concurrent.futures, run against `gorun.Executor`.
+
+They must be there for the interpreters in MUST_HAVE, else this fails; where neither the interpreter
+nor a neighbour has them, it is skipped and says so. EXCLUDED names each test that is left out, and
+why. tests/cpython/suite.py finds them and points them at us.
+
+Mutation of the whole: make `Executor.submit` give the future of another call.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import sysconfig
+import time
+import unittest
+from multiprocessing import resource_tracker
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import gorun
+from gorun._executor.future import Future
+from gorun._executor.threads import ThreadTeam
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "cpython"))
+import suite
+
+pytestmark = [pytest.mark.no_matrix, pytest.mark.slow]
+
+MUST_HAVE = {(3, 13)}
+"""Versions whose build here ships the suite (but for the free-threaded one, packed without tests)."""
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+DEADLOCK = "ProcessPoolSpawnExecutorDeadlockTest"
+PROCESSES = "ProcessPoolSpawnProcessPoolExecutorTest"
+ITS_OWN = "looks at ProcessPoolExecutor's own machinery, of which we have none"
+FAILS_ALONE = "wants a broken pool: ours fails the call with what was raised, and goes on"
+INHERITED = (
+    "hands a multiprocessing lock or queue to its own kind of child; ours is started otherwise"
+)
+
+EXCLUDED = {
+    ("ThreadPoolShutdownTest", "test_thread_names_default"): (
+        "wants the name ThreadPoolExecutor-N_M; ours are gorun.Executor-N_M (tests/test_executor.py)"
+    ),
+    (DEADLOCK, "test_error_at_task_unpickle"): FAILS_ALONE,
+    (DEADLOCK, "test_exit_at_task_unpickle"): FAILS_ALONE,
+    (DEADLOCK, "test_error_during_result_unpickle_in_result_handler"): FAILS_ALONE,
+    (DEADLOCK, "test_exit_during_result_unpickle_in_result_handler"): FAILS_ALONE,
+    (DEADLOCK, "test_gh105829_should_not_deadlock_if_wakeup_pipe_full"): ITS_OWN,
+    (PROCESSES, "test_killed_child"): (
+        "wants the pool broken by a death: ours replaces the worker (tests/test_process_executor.py)"
+    ),
+    (PROCESSES, "test_max_tasks_per_child_defaults_to_spawn_context"): ITS_OWN,
+    (PROCESSES, "test_python_finalization_error"): ITS_OWN,
+    (PROCESSES, "test_saturation"): INHERITED,
+    ("ProcessPoolSpawnFailingInitializerTest", "test_initializer"): INHERITED,
+    ("ProcessPoolSpawnProcessPoolShutdownTest", "test_processes_terminate"): INHERITED,
+}
+
+
+class Worker:
+    """What the tests take from a `threading.Thread` of a pool."""
+
+    def __init__(self, goroutine: gorun.Goroutine[Any]) -> None:
+        self.name = goroutine.name
+        self._goroutine = goroutine
+
+    def join(self) -> None:
+        self._goroutine.exception(60.0)
+
+
+class ThreadPoolExecutor(gorun.Executor):
+    """A gorun.Executor with the private names that the tests look at."""
+
+    def __init__(self, max_workers: Any = None, thread_name_prefix: str = "", **rest: Any) -> None:
+        super().__init__(max_workers, thread_name_prefix=thread_name_prefix, **rest)
+        team, workers = self._team, dict[gorun.Goroutine[Any], Worker]()
+
+        def start(call: Any) -> bool:
+            started = ThreadTeam._start(team, call)
+            for goroutine in list(team.members.values()):
+                workers.setdefault(goroutine, Worker(goroutine))
+            return started
+
+        team._start = start
+        self._threads = workers.values()
+
+
+class Process:
+    """What the tests take from a `multiprocessing.Process` of a pool."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def join(self) -> None:
+        for _ in range(3000):
+            if not Path(f"/proc/{self.pid}").exists():
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"worker {self.pid} is still there")
+
+
+class ProcessPoolExecutor(gorun.Executor):
+    """A gorun.Executor with the private names that the tests look at."""
+
+    def __init__(self, max_workers: Any = None, mp_context: Any = None, **rest: Any) -> None:
+        super().__init__(max_workers, on="process", mp_context=mp_context, **rest)
+
+        pool = self._team.pool
+        self._executor_manager_thread = SimpleNamespace(join=lambda: pool.shutdown(wait=True))
+        self._call_queue = SimpleNamespace(join_thread=lambda: None)
+
+    @property
+    def _processes(self) -> dict[int, Process]:
+        for _ in range(1000):  # theirs are started in `submit`
+            if pids := self._team.pool.pids:
+                break
+            time.sleep(0.01)
+        return {pid: Process(pid) for pid in pids}
+
+
+EXECUTORS: dict[str, type] = {"ThreadPoolMixin": ThreadPoolExecutor}
+if suite.ships():  # workers load the tests by name, and a neighbour's are not where they look
+    EXECUTORS["ProcessPoolSpawnMixin"] = ProcessPoolExecutor
+    resource_tracker.ensure_running()  # some tests would leave it behind
+
+modules = suite.load()
+if modules is not None:
+    for title, case in suite.point(modules, EXECUTORS).items():
+        for (owner, name), why in EXCLUDED.items():
+            if owner == title:
+                setattr(case, name, pytest.mark.skip(reason=why)(getattr(case, name)))
+        globals()[title] = case
+    del title, case
+    FutureTests = suite.point_futures(modules, Future)
+
+
+@pytest.mark.no_matrix
+def test_the_suite_is_there() -> None:
+    """Where it must not be missing, it is not.
+
+    Mutation: look for it under another name.
+    """
+    if modules is None:
+        if sys.version_info[:2] in MUST_HAVE and not FREE_THREADED:
+            pytest.fail("this interpreter ships CPython's tests, but they are not there")
+        pytest.skip("neither this interpreter nor a neighbour ships CPython's tests of executors")
+    titles = {
+        title
+        for title, case in globals().items()
+        if isinstance(case, type) and issubclass(case, unittest.TestCase)
+    }
+    assert titles >= {
+        "FutureTests",
+        "ThreadPoolExecutorTest",
+        "ThreadPoolShutdownTest",
+        "ThreadPoolWaitTests",
+        "ThreadPoolAsCompletedTest",
+        "ThreadPoolInitializerTest",
+        "ThreadPoolFailingInitializerTest",
+    }
+
+
+@pytest.mark.no_matrix
+def test_exclusions_name_tests() -> None:
+    """An exclusion of a test that does not exist any more is taken out.
+
+    Mutation: misspell one.
+    """
+    if modules is None:
+        pytest.skip("no suite")
+    for title, name in EXCLUDED:
+        if title.startswith("Process") and not suite.ships():
+            continue
+        assert hasattr(globals()[title], name), (title, name)
