@@ -178,8 +178,8 @@ fn select_against_close() {
     });
 }
 
-/// A latch is closed while somebody receives what the select would send: one of the two happens. Fails if `enlist`
-/// leaves the channels registered when it finds a latch closed.
+/// A latch is closed while somebody receives what the select would send: one of the two happens. Fails if a deliverer that
+/// lost leaves its fate, or `delist` reads the fates before it has left the channels.
 #[test]
 fn select_against_a_latch() {
     loom::model(|| {
