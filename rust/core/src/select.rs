@@ -171,7 +171,8 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
         }
     }
 
-    /// Out of every list. The case that has won, if one has.
+    /// Out of every list. The case that has won, if one has. After a time-out or a cancel: none, but for a latch that was
+    /// closed too late to win.
     pub fn delist(&mut self) -> Option<usize> {
         self.leave_latches();
         for Case { on, place } in &mut self.cases {

@@ -493,6 +493,10 @@ impl<'a, E> LatchWait<'a, E> {
     }
 }
 
+#[expect(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "the trait is unsafe: its makers and `block_on` keep the promise"
+)]
 // SAFETY: the one node is taken out by `delist`.
 unsafe impl<E> Attempt for LatchWait<'_, E> {
     unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {

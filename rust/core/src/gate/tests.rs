@@ -28,6 +28,7 @@ struct Entry {
 struct World<R> {
     crew: Crew,
     gate: Gate<R>,
+    #[expect(clippy::vec_box, reason = "pinned while linked")]
     spots: Vec<Box<Spot>>,
     now: Vec<Now>,
     rule: R,
@@ -233,8 +234,8 @@ fn units_are_served_in_order() {
     }
 }
 
-/// Readers and writers in any order: never a writer beside anybody; in order of arrival. Mutations: `Readers::enter`
-/// lets readers past a writer that waits; `undo` of a writer frees a reader.
+/// Readers and writers in any order: never a writer beside anybody; in order of arrival. Mutation: `undo` of a writer
+/// frees a reader.
 #[test]
 fn readers_and_writers_take_turns() {
     for seed in 1..=40 {
@@ -340,6 +341,26 @@ fn a_call_that_was_not_answered_is_passed_on() {
         "called while aside"
     );
     w.crew.disarm(0);
+}
+
+/// While a writer waits nobody reads past it, and readers enter together after it. Mutation: `Readers::enter` lets readers
+/// past a writer that waits.
+#[test]
+fn no_reader_passes_a_writer_that_waits() {
+    let mut w = World::new(Readers::default(), 4);
+    assert!(w.try_enter(Readers::READ) && w.try_enter(Readers::READ));
+    w.begin(0, Readers::WRITE);
+    assert!(!w.gate.try_enter(Readers::READ));
+    for i in 1..4 {
+        w.begin(i, Readers::READ);
+        assert_eq!(w.now[i], Now::Waits);
+    }
+    w.undo(Readers::READ);
+    assert_eq!(w.crew.woken(), []);
+    w.undo(Readers::READ);
+    assert_eq!(w.crew.woken(), [0]);
+    w.undo(Readers::WRITE);
+    assert_eq!(w.crew.woken(), [1, 2, 3]);
 }
 
 /// Waits for 4 of 3 units, with a 1 and a 2 behind it, which enter when it gives up. Mutation: `delist` without `admit`.

@@ -27,6 +27,7 @@ struct Entry {
 struct World {
     crew: Crew,
     mutex: Mutex,
+    #[expect(clippy::vec_box, reason = "pinned while linked")]
     turns: Vec<Box<Turn>>,
     now: Vec<Now>,
     since: Vec<u64>,

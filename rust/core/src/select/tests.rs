@@ -1,6 +1,7 @@
 //! Select, step by step against a plain model (`testing::chans`). What happens at the same time is in
 //! `tests/loom_select.rs` and `tests/stress_chan.rs`.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::*;
@@ -85,6 +86,7 @@ struct World {
     model: Chans,
     /// All that there were, with those that wait, in order: who, by which case. The last one is open.
     latches: Vec<(Ended, Vec<(usize, usize)>)>,
+    #[expect(clippy::vec_box, reason = "pinned while linked")]
     selects: Vec<Box<Sel>>,
     whats: Vec<Vec<What>>,
     now: Vec<Now>,
@@ -501,4 +503,47 @@ fn a_latch_ends_a_select() {
         let nobody = Err(Blocked::Wait);
         assert_eq!(ch.try_recv(crew.rt, &mut Place::new()), nobody);
     }
+}
+
+/// A latch that is closed between the look at it and the registration, of a select that comes back: it leaves all
+/// channels. Mutation: `enlist` leaves them only if the look found something.
+#[test]
+fn a_latch_is_closed_just_then() {
+    struct Sudden(Cell<u32>);
+    impl Event for Sudden {
+        fn is_closed(&self) -> bool {
+            self.0.get() > 1
+        }
+        unsafe fn enlist(&self, _: *mut Node, _: *const Waker, _: Ticket) -> bool {
+            self.0.set(self.0.get() + 1);
+            !self.is_closed()
+        }
+        unsafe fn delist(&self, _: *mut Node) {}
+    }
+    let mut crew = Crew::new(1);
+    let ch = chan(0);
+    let mut s = Box::new(Select::new([
+        Case {
+            on: On::Chan(Side::Send, ch.clone()),
+            place: Place::with(1),
+        },
+        Case {
+            on: On::Latch(Sudden(Cell::new(0))),
+            place: Place::new(),
+        },
+    ]));
+    for expected in [None, Some(1)] {
+        let (waker, ticket) = crew.arm(0);
+        // SAFETY: boxed.
+        let k = unsafe { s.enlist(crew.rt, 1, waker, ticket) };
+        assert_eq!(k, expected);
+        if k.is_none() {
+            crew.park(0);
+            s.aside();
+            assert!(crew.expire(0));
+        }
+    }
+    crew.disarm(0);
+    assert!(!s.cases[0].place.node.is_linked());
+    assert_eq!(s.cases[0].place.value, Some(1));
 }

@@ -259,6 +259,7 @@ fn send(rt: Rt, ch: &Chan<u64>, v: u64) {
 /// Two who wait behind, to see what is not ours.
 struct Behind {
     crew: Crew,
+    #[expect(clippy::vec_box, reason = "pinned while linked")]
     places: Vec<Box<Place<u64>>>,
 }
 
@@ -376,10 +377,8 @@ fn a_wait_goes_on_until_it_is_confirmed() {
         unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
             if self.0.get() < self.1 {
                 // SAFETY: our own waker.
-                assert_eq!(
-                    unsafe { (*waker).word.fire(ticket, Verdict::Ready) },
-                    Fire::Noted
-                );
+                let end = unsafe { (*waker).word.fire(ticket, Verdict::Ready) };
+                assert_eq!(end, Fire::Noted);
             }
             true
         }

@@ -1,4 +1,4 @@
-//! The host of the models: no bodies, no interpreter, a clock that stands still.
+//! The host of the models: no bodies, no interpreter, a clock that stands still unless it is set.
 
 use std::cell::Cell;
 use std::ptr::null;
@@ -17,6 +17,17 @@ pub type Rt<const GIL: bool> = &'static Runtime<Model<GIL>>;
 #[allow(dead_code, reason = "not every model has timers")]
 pub const NOW: u64 = 1 << 20;
 
+std::thread_local! {
+    // All threads of a model run on one of the machine's.
+    static CLOCK: Cell<u64> = const { Cell::new(NOW) };
+}
+
+/// What the clock shows from now on.
+#[allow(dead_code, reason = "not every model lets time pass")]
+pub fn set_clock(ns: u64) {
+    CLOCK.set(ns);
+}
+
 loom::thread_local! {
     static CURRENT: Cell<*const ()> = Cell::new(null());
 }
@@ -26,7 +37,7 @@ impl<const GIL: bool> Host for Model<GIL> {
     type Ext = ();
 
     fn now_ns() -> u64 {
-        NOW
+        CLOCK.get()
     }
 
     fn gil() -> bool {
