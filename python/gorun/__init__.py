@@ -1,10 +1,10 @@
 """Go's scheduler for Python.
 
-Layout: the extension ``_gorun`` (Rust) holds the scheduler and the hot calls; ``_runtime`` what is
-easier in Python; ``_joining`` waiting for several; ``_timeout``, ``_groups``, ``_context``,
-``_once``, ``_pool``, ``_every``, ``_leaks`` what their names say; ``_map`` the parallel map; ``_errors`` the
-exceptions; ``_hooks`` what the extension calls back; ``_settings`` the environment. This file only
-re-exports.
+Layout: the extension ``_gorun`` (Rust) holds the scheduler, channels and the hot calls; ``_runtime``
+what is easier in Python; ``_sync`` locks and counters; ``_ticker``; ``_joining`` waiting for several;
+``_timeout``, ``_groups``, ``_context``, ``_once``, ``_pool``, ``_every``, ``_leaks`` what their names
+say; ``_map`` the parallel map; ``_errors`` the exceptions; ``_hooks`` what the extension calls back;
+``_settings`` the environment. This file only re-exports.
 """
 
 from gorun import _runtime as _runtime
@@ -17,21 +17,31 @@ from gorun._errors import (
     GoroutineCancelled,
     GoroutineLeak,
     GorunError,
+    PartialSend,
     ThreadLimit,
     WorkerDied,
     WouldBlock,
 )
 from gorun._every import Job, every, heartbeat, jobs
 from gorun._gorun import (
+    Chan,
     Goroutine,
+    Mutex,
+    RecvChan,
+    SendChan,
     Timer,
     __version__,
+    after,
     current,
     go,
     go_many,
     gosched,
     gosched_async,
     num_goroutine,
+    recv,
+    select,
+    select_async,
+    send,
     sleep,
     sleep_async,
 )
@@ -57,16 +67,23 @@ from gorun._runtime import (
     spawn,
     stats,
 )
+from gorun._selected import Selected
+from gorun._sync import Barrier, Cond, Event, RWMutex, Semaphore, WaitGroup
+from gorun._ticker import Ticker
 from gorun._timeout import timeout
 
 _runtime._install()
 
 __all__ = [
+    "Barrier",
     "Cancelled",
+    "Chan",
     "ChannelClosed",
+    "Cond",
     "Context",
     "ContextDone",
     "Deadlock",
+    "Event",
     "ExceptHookArgs",
     "Goroutine",
     "GoroutineCancelled",
@@ -75,16 +92,26 @@ __all__ = [
     "GorunError",
     "Group",
     "Job",
+    "Mutex",
     "Once",
     "PStats",
+    "PartialSend",
     "Pool",
+    "RWMutex",
+    "RecvChan",
+    "Selected",
+    "Semaphore",
+    "SendChan",
     "SingleFlight",
     "Stats",
     "ThreadLimit",
+    "Ticker",
     "Timer",
+    "WaitGroup",
     "WorkerDied",
     "WouldBlock",
     "__version__",
+    "after",
     "as_completed",
     "as_completed_async",
     "background",
@@ -105,7 +132,11 @@ __all__ = [
     "jobs",
     "num_goroutine",
     "once",
+    "recv",
     "run",
+    "select",
+    "select_async",
+    "send",
     "shield",
     "shutdown",
     "sleep",

@@ -20,6 +20,7 @@ theirs, until it ends or they are stopped (``_pins``).
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import threading
@@ -31,8 +32,8 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
 from gorun import _gorun
-from gorun._errors import ContextDone
-from gorun._gorun import Timer
+from gorun._errors import ChannelClosed, ContextDone
+from gorun._gorun import Chan, RecvChan, Timer
 from gorun._settings import check_seconds
 
 T = TypeVar("T")
@@ -203,6 +204,28 @@ class Context(AbstractContextManager["Context"]):
     # ---- asking
 
     @property
+    def done(self) -> RecvChan[Any]:
+        """A channel that is closed when the context has ended: to receive from, or for ``select``.
+
+        The same channel each time, also for ``background()``, whose end never comes.
+
+        >>> import gorun
+        >>> ctx = gorun.background().with_timeout(0.01)
+        >>> ctx.done.recv_ok()
+        (None, False)
+        """
+        with _pins:
+            chan = _alive(self._state.get(_DONE))
+            if chan is None:
+                chan = Chan()
+                chan._keep(self)
+                self._busy = True
+                self._state[_DONE] = weakref.ref(chan)
+        if self._end() is not None:
+            _close(chan)
+        return chan.receiver()
+
+    @property
     def deadline(self) -> float | None:
         """When it ends by itself, in seconds of ``time.monotonic``, or None.
 
@@ -299,7 +322,7 @@ class Context(AbstractContextManager["Context"]):
             if ctx._timer is not None:
                 ctx._timer.stop()
             state = ctx._state
-            done = state.get(_DONE)
+            done = _alive(state.get(_DONE))
             if done is not None:
                 _close(done)
             for after in list(state.pop(_FUNCS, {}).values()):
@@ -479,5 +502,11 @@ def background() -> Context:
     return _background
 
 
-def _close(done: Any) -> None:
-    raise NotImplementedError
+def _alive(ref: weakref.ref[Chan[Any]] | None) -> Chan[Any] | None:
+    return None if ref is None else ref()
+
+
+def _close(done: Chan[Any]) -> None:
+    with contextlib.suppress(ChannelClosed):  # by another who ended it
+        done.close()
+    done._keep(None)

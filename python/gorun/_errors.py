@@ -42,6 +42,12 @@ class ChannelClosed(GorunError):
     """The channel is closed."""
 
 
+class PartialSend(GorunError, TimeoutError):
+    """A ``send_many`` ran out of time; ``sent`` says how many values were sent before."""
+
+    sent = 0
+
+
 class WouldBlock(GorunError):
     """The operation would have to wait."""
 

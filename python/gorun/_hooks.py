@@ -172,20 +172,31 @@ def _set(fut: asyncio.Future[None]) -> None:
         fut.set_result(None)
 
 
+def _wake(loop: asyncio.AbstractEventLoop, fut: asyncio.Future[None], op: _Operation[Any]) -> None:
+    """Resume the task that waits; if its loop is closed, give back what was delivered to it."""
+    try:
+        loop.call_soon_threadsafe(_set, fut)
+    except RuntimeError:
+        op._vanished()
+
+
 async def asyncio_wait(op: _Operation[Any], loop: asyncio.AbstractEventLoop) -> None:
     """Wait in a task of ``loop`` until ``op`` has happened.
 
     The compare-and-swap behind ``_withdraw`` decides between the operation and a cancel of the
     task. If the operation came first it returns as if nothing had been, and the cancel is asked
-    for anew, so that it arrives at the task's next await.
+    for anew, so that it arrives at the task's next await. Who was only told to try again, as a
+    mutex does, arms once more.
     """
     import asyncio
 
-    fut: asyncio.Future[None] = loop.create_future()
-    armed = op._arm(partial(loop.call_soon_threadsafe, _set, fut))
-    if armed is None:
-        await asyncio.sleep(0)
-    elif armed:
+    while True:
+        fut: asyncio.Future[None] = loop.create_future()
+        armed = op._arm(partial(_wake, loop, fut, op))
+        if armed is None:
+            await asyncio.sleep(0)
+        if not armed:
+            return
         try:
             await fut
         except asyncio.CancelledError as e:
@@ -195,3 +206,4 @@ async def asyncio_wait(op: _Operation[Any], loop: asyncio.AbstractEventLoop) -> 
             if task is not None:
                 task.uncancel()
                 task.cancel(*e.args)
+            return

@@ -15,6 +15,8 @@
 //!
 //! Invariant, under the lock: the first of the queue (if it is not aside) is not admitted by the state.
 
+use std::collections::BTreeSet;
+
 use crate::host::Host;
 use crate::prim::Lock;
 use crate::runtime::Runtime;
@@ -29,6 +31,10 @@ pub trait Rule {
     fn enter(&mut self, want: u64, waits: bool) -> bool;
     /// Takes an `enter` back: its taker vanished.
     fn undo(&mut self, want: u64);
+    /// After one was refused: true if others may be let in past it.
+    fn goes_on(&self) -> bool {
+        false
+    }
 }
 
 /// A waiter's place in the queue.
@@ -102,26 +108,11 @@ impl<R: Rule> Gate<R> {
 
     /// Changes the state, then lets in whom it admits now.
     pub fn change<H: Host, T>(&self, rt: &'static Runtime<H>, f: impl FnOnce(&mut R) -> T) -> T {
-        self.change_between(rt, |r, _| f(r), |_| {})
-    }
-
-    /// As `change`, with the number of waiters, and a second change when those it admits are in.
-    pub fn change_between<H: Host, T>(
-        &self,
-        rt: &'static Runtime<H>,
-        before: impl FnOnce(&mut R, usize) -> T,
-        after: impl FnOnce(&mut R),
-    ) -> T {
         let mut woken = Wakeups::default();
         let r = {
             let mut inner = self.inner.lock();
-            if inner.queue.is_empty() {
-                inner.waiting = 0;
-            }
-            let n = inner.waiting;
-            let r = before(&mut inner.rule, n);
+            let r = f(&mut inner.rule);
             inner.admit(&mut woken);
-            after(&mut inner.rule);
             r
         };
         woken.wake(rt);
@@ -211,6 +202,9 @@ impl<R: Rule> Inner<R> {
                 }
                 let want = (*spot).want;
                 if !self.rule.enter(want, false) {
+                    if self.rule.goes_on() {
+                        continue;
+                    }
                     return;
                 }
                 self.take_out(node);
@@ -316,34 +310,52 @@ impl Rule for Count {
     fn undo(&mut self, _: u64) {}
 }
 
-/// Lets in as many as were called, of those that wait at that moment.
+/// Calls numbers: those that took one before `notify` are called in the order of their numbers, whether they wait already
+/// or are on their way to. `want` is the number; a number that was called and is given up must be passed on.
 #[derive(Debug, Default)]
 pub struct Calls {
-    /// Not yet answered; 0 outside of `notify`.
-    pub left: usize,
+    next: u64,
+    /// Taken and not called.
+    out: BTreeSet<u64>,
+    /// Called, and its owner has not entered.
+    called: BTreeSet<u64>,
 }
 
 impl Rule for Calls {
     const ON_ACCOUNT: bool = true;
-    fn enter(&mut self, _: u64, _: bool) -> bool {
-        let ok = self.left > 0;
-        self.left -= usize::from(ok);
-        ok
+
+    fn enter(&mut self, want: u64, _: bool) -> bool {
+        self.called.remove(&want)
     }
-    fn undo(&mut self, _: u64) {
-        self.left += 1;
+    fn undo(&mut self, want: u64) {
+        self.called.insert(want);
+    }
+    fn goes_on(&self) -> bool {
+        !self.called.is_empty()
     }
 }
 
-impl Gate<Calls> {
-    /// Calls up to `n` of those that wait.
-    pub fn notify<H: Host>(&self, rt: &'static Runtime<H>, n: usize) {
-        self.change_between(rt, |r, waiting| r.left = n.min(waiting), |r| r.left = 0);
+impl Calls {
+    /// Takes a number.
+    pub fn take(&mut self) -> u64 {
+        self.next += 1;
+        self.out.insert(self.next);
+        self.next
     }
 
-    /// One that was called vanished: the next one is called.
-    pub fn pass_on<H: Host>(&self, rt: &'static Runtime<H>) {
-        self.notify(rt, 1);
+    /// Calls up to `n` numbers, the oldest first.
+    pub fn notify(&mut self, n: usize) {
+        for _ in 0..n {
+            let Some(first) = self.out.pop_first() else {
+                return;
+            };
+            self.called.insert(first);
+        }
+    }
+
+    /// Gives a number up: true if it was called, and the call is its owner's to use or to pass on.
+    pub fn give_up(&mut self, number: u64) -> bool {
+        self.called.remove(&number) || !self.out.remove(&number)
     }
 }
 

@@ -59,6 +59,13 @@ pub struct Case<T, C, L> {
     pub place: Place<T>,
 }
 
+impl<T, C, L> Case<T, C, L> {
+    /// A case; a sender's place holds its value.
+    pub fn new(on: On<C, L>, place: Place<T>) -> Self {
+        Self { on, place }
+    }
+}
+
 type Locked<T> = Guard<'static, Inner<T>>;
 
 /// A select. Pinned while registered.
@@ -190,7 +197,8 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
                 let held: Guard<'_, Inner<T>> = c.as_ref().lock();
                 // SAFETY: only the lifetime changes. The channels live as long as the cases, and `unlock` runs before
                 // the call that took the locks ends.
-                self.held.push(unsafe { std::mem::transmute::<Guard<'_, Inner<T>>, Locked<T>>(held) });
+                self.held
+                    .push(unsafe { std::mem::transmute::<Guard<'_, Inner<T>>, Locked<T>>(held) });
             }
         }
         let order = &self.order;

@@ -572,7 +572,10 @@ enum Round<E> {
     Failed(E),
 }
 
-#[expect(clippy::too_many_arguments, reason = "`block_on`, with the waiter found")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "`block_on`, with the waiter found"
+)]
 fn block_as<H: Host, A: Attempt, E>(
     rt: &'static Runtime<H>,
     m: Option<(&M<H>, GRef<H>)>,
@@ -603,7 +606,9 @@ fn block_as<H: Host, A: Attempt, E>(
                 handed_off = true;
             }
         }
-        match wait_round(w, ticket, until, slice, attempt, &mut check, |f| H::detached(f)) {
+        match wait_round(w, ticket, until, slice, attempt, &mut check, |f| {
+            H::detached(f)
+        }) {
             Round::Again => {}
             Round::Over(Verdict::Ready) => {
                 if attempt.confirm() {

@@ -138,3 +138,121 @@ pub fn sleep_time(o: *mut PyObject, what: &str) -> Res<Duration> {
     }
     Ok(duration(s))
 }
+
+/// The longest time-out that `threading` takes, in seconds.
+const TIMEOUT_MAX: f64 = 9_223_372_036.0;
+
+/// The arguments of `threading.Lock.acquire`, to the letter: None if it must not wait, else its time-out.
+pub fn lock_args(blocking: *mut PyObject, timeout: *mut PyObject) -> Res<Option<Option<Duration>>> {
+    let waits = if blocking.is_null() {
+        true
+    } else {
+        // SAFETY: attached, a valid object.
+        match unsafe { ffi::PyObject_IsTrue(blocking) } {
+            -1 => return Err(Raised),
+            b => b != 0,
+        }
+    };
+    let t = if timeout.is_null() {
+        -1.0
+    } else {
+        seconds(timeout, "timeout")?
+    };
+    let given = t != -1.0;
+    if given && !waits {
+        return Err(value_error(
+            "can't specify a timeout for a non-blocking call",
+        ));
+    }
+    if given && t < 0.0 {
+        return Err(value_error(&format!(
+            "timeout value must be a non-negative number, not {}",
+            repr(timeout)
+        )));
+    }
+    if t > TIMEOUT_MAX {
+        // SAFETY: a static of the interpreter.
+        return Err(crate::errors::set(
+            unsafe { ffi::PyExc_OverflowError },
+            &format!("timeout value is too large: {}", repr(timeout)),
+        ));
+    }
+    Ok(waits.then(|| given.then(|| duration(t))))
+}
+
+/// A whole number (an int, or what has `__index__`).
+pub fn whole(o: *mut PyObject, what: &str) -> Res<i64> {
+    // SAFETY: attached, a valid object.
+    let v = unsafe { ffi::PyLong_AsLongLong(o) };
+    // SAFETY: attached.
+    if v == -1 && !unsafe { ffi::PyErr_Occurred() }.is_null() {
+        // SAFETY: attached.
+        unsafe {
+            let mistyped = ffi::PyErr_ExceptionMatches(ffi::PyExc_TypeError) != 0;
+            ffi::PyErr_Clear();
+            return Err(if mistyped {
+                type_error(&format!("{what} must be a whole number, not {}", repr(o)))
+            } else {
+                value_error(&format!("{what} is out of range: {}", repr(o)))
+            });
+        }
+    }
+    Ok(v)
+}
+
+/// An int, owned.
+pub fn number(n: usize) -> Res<*mut PyObject> {
+    // SAFETY: attached.
+    let o = unsafe { ffi::PyLong_FromSize_t(n) };
+    if o.is_null() { Err(Raised) } else { Ok(o) }
+}
+
+/// A str, owned.
+pub fn string(s: &str) -> Res<*mut PyObject> {
+    // SAFETY: attached; copied.
+    let o =
+        unsafe { ffi::PyUnicode_FromStringAndSize(s.as_ptr().cast(), s.len() as ffi::Py_ssize_t) };
+    if o.is_null() { Err(Raised) } else { Ok(o) }
+}
+
+/// The one argument of a class call, by position or by name; null if it was not given. Borrowed.
+///
+/// # Safety
+/// Attached; `args` and `kw` as `tp_new` got them.
+pub unsafe fn from_tuple(
+    function: &str,
+    name: &'static str,
+    args: *mut PyObject,
+    kw: *mut PyObject,
+) -> Res<*mut PyObject> {
+    // SAFETY: as promised.
+    unsafe {
+        let n = ffi::PyTuple_GET_SIZE(args);
+        let named = if kw.is_null() {
+            0
+        } else {
+            ffi::PyDict_Size(kw)
+        };
+        if n + named > 1 {
+            return Err(type_error(&format!(
+                "{function}() takes at most 1 argument ({} given)",
+                n + named
+            )));
+        }
+        if n == 1 {
+            return Ok(ffi::PyTuple_GET_ITEM(args, 0));
+        }
+        if named == 0 {
+            return Ok(std::ptr::null_mut());
+        }
+        let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        ffi::PyDict_Next(kw, &raw mut at, &raw mut key, &raw mut value);
+        let key = text(key)?;
+        if key != name {
+            return Err(type_error(&format!(
+                "{function}() got an unexpected keyword argument '{key}'"
+            )));
+        }
+        Ok(value)
+    }
+}

@@ -14,6 +14,7 @@ use pyo3::ffi::{self, PyObject};
 use crate::context::Hold;
 use crate::go;
 use crate::rt::PyG;
+use crate::tick::Step;
 
 /// How many positional arguments lie in the body itself.
 pub const INLINE: usize = 3;
@@ -35,6 +36,8 @@ pub enum Form {
     Coroutine = 2,
     /// A callable of the runtime's own that wakes a foreign waiter: no context, no outcome.
     Wake = 3,
+    /// The step of a timer that delivers on a channel: `what` is a `tick::Step`, no Python object.
+    Tick = 4,
 }
 
 /// How it ended.
@@ -162,6 +165,21 @@ impl Owned {
         Self(unsafe { ffi::Py_NewRef(p) })
     }
 
+    /// From a reference that is owned already.
+    ///
+    /// # Safety
+    /// `p` is a valid object, and its reference is given over.
+    pub unsafe fn from_owned(p: *mut PyObject) -> Self {
+        Self(p)
+    }
+
+    /// Gives the reference over.
+    pub fn into_ptr(self) -> *mut PyObject {
+        let p = self.0;
+        std::mem::forget(self);
+        p
+    }
+
     /// Borrowed.
     pub fn as_ptr(&self) -> *mut PyObject {
         self.0
@@ -202,6 +220,13 @@ pub unsafe fn clear_call(g: PyG) {
     let b = g.body.get();
     // SAFETY: the owner's cell; each slot is emptied before its reference is dropped.
     unsafe {
+        if (*b).form == Form::Tick {
+            let step = std::mem::replace(&mut (*b).what, null_mut()).cast::<Step>();
+            (*b).form = Form::Call;
+            if !step.is_null() {
+                drop(Box::from_raw(step));
+            }
+        }
         if (*b).form == Form::Coroutine && std::mem::take(&mut (*b).nargs) == go::CLAIMED {
             go::unclaim((*b).what);
         }

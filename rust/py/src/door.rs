@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use gorun_core::sched::WaitReason;
-use gorun_core::wait::{End, Latch, block};
-use pyo3::ffi;
+use gorun_core::wait::{End, Latch, block, block_on};
+use pyo3::ffi::{self, PyObject};
 
 use crate::errors::{Raised, Res, attached, set, thread_limit};
 use crate::rt::{Rt, left_behind, rt};
+use crate::work::{Job, Work};
 use crate::{goroutine, target};
 
 /// The longest that the main thread sleeps without a look at signals. A signal that wakes it is seen at once.
@@ -25,6 +26,16 @@ fn on_main_thread() -> bool {
     crate::rt::this_thread() == std::process::id()
 }
 
+/// What the main thread does while it is aside: runs signal handlers.
+fn check(main: bool) -> Res<()> {
+    // SAFETY: attached.
+    if main && unsafe { ffi::PyErr_CheckSignals() } != 0 {
+        Err(Raised)
+    } else {
+        Ok(())
+    }
+}
+
 /// Waits for a latch (or, without one, for the time alone) as the calling thread or goroutine. Attached.
 pub fn wait<E>(
     latch: Option<&Latch<E>>,
@@ -33,25 +44,51 @@ pub fn wait<E>(
 ) -> Res<Waited> {
     let rt = rt();
     let main = on_main_thread();
-    let check = || {
-        // SAFETY: attached.
-        if main && unsafe { ffi::PyErr_CheckSignals() } != 0 {
-            Err(Raised)
-        } else {
-            Ok(())
-        }
-    };
     let slice = main.then_some(SLICE);
-    let end = block(rt, latch, reason, timeout, slice, check)?;
-    if left_behind() && rt.current_goroutine().is_none() {
-        return Err(end_thread());
-    }
+    let end = block(rt, latch, reason, timeout, slice, || check(main))?;
+    over(rt)?;
     match end {
         End::Ready => Ok(Waited::Ready),
         End::Timeout => Ok(Waited::Timeout),
         End::Cancelled => Err(goroutine::raise_cancelled(rt)),
         End::ThreadLimit => Err(too_many(rt)),
     }
+}
+
+/// Does `work` as the calling thread or goroutine, within `limit`: a cancel point. Attached.
+pub fn perform(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> {
+    cancel_point()?;
+    if work.attempt()? {
+        return work.result();
+    }
+    wait_for(work, limit)
+}
+
+/// As `perform`, when it was tried already.
+pub fn wait_for(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> {
+    let rt = rt();
+    let main = on_main_thread();
+    let (reason, slice) = (work.reason(), main.then_some(SLICE));
+    let end = block_on(rt, work, reason, limit, slice, || check(main))?;
+    over(rt)?;
+    match end {
+        End::Ready => work.result(),
+        End::Timeout => work.timed_out(),
+        End::Cancelled => {
+            let raised = goroutine::raise_cancelled(rt);
+            work.cut();
+            Err(raised)
+        }
+        End::ThreadLimit => Err(too_many(rt)),
+    }
+}
+
+/// An error if the interpreter goes down and leaves this thread behind.
+fn over(rt: Rt) -> Res<()> {
+    if left_behind() && rt.current_goroutine().is_none() {
+        return Err(end_thread());
+    }
+    Ok(())
 }
 
 /// A daemon thread whose wait ends because the interpreter goes down: it ends as quietly as Python lets it. What it

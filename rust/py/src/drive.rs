@@ -23,6 +23,7 @@ use crate::errors::{self, attached, fetch};
 use crate::host::Py;
 use crate::local::local;
 use crate::rt::{PyG, Rt};
+use crate::tick::Step;
 use crate::{go, goroutine};
 
 unsafe extern "C-unwind" {
@@ -90,6 +91,9 @@ pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
     unsafe {
         if (*b).form == Form::Wake {
             return wake(rt, m, g);
+        }
+        if (*b).form == Form::Tick {
+            return tick(rt, m, g);
         }
         if g.flags.load(Ordering::Relaxed) & flag::TIMER != 0 {
             rt.count_begun(g);
@@ -329,6 +333,21 @@ unsafe fn end(
         }
         Outcome::Done
     }
+}
+
+/// A timer is due: its step, which runs no Python code but that of a value's `__del__`.
+unsafe fn tick(rt: Rt, m: &M<Py>, g: PyG) -> Outcome {
+    let b = g.body.get();
+    // SAFETY: as in `resume`; the step is this body's own.
+    unsafe {
+        let step = std::mem::replace(&mut (*b).what, null_mut()).cast::<Step>();
+        if !step.is_null() {
+            Box::from_raw(step).run();
+        }
+    }
+    m.set_goroutine(None);
+    rt.finish(m, g);
+    Outcome::Done
 }
 
 /// A foreign waiter was won: call what wakes it.

@@ -42,7 +42,12 @@ lazies! {
     "gorun._errors":
         cancelled = "Cancelled",
         goroutine_cancelled = "GoroutineCancelled",
-        thread_limit = "ThreadLimit";
+        thread_limit = "ThreadLimit",
+        channel_closed = "ChannelClosed",
+        would_block = "WouldBlock",
+        partial_send = "PartialSend";
+    "gorun._selected":
+        selected = "Selected";
     "gorun._hooks":
         start_thread = "start_thread",
         m_started = "m_started",
@@ -95,15 +100,17 @@ pub mod name {
     pub static THROW: Name = Name::new(c"throw");
     pub static ORIGIN: Name = Name::new(c"_origin");
     pub static GOROUTINE: Name = Name::new(c"_goroutine");
+    pub static SENT: Name = Name::new(c"sent");
     pub static ASYNCIO_EVENTS: Name = Name::new(c"asyncio.events");
     pub static TRACE_HOOK: Name = Name::new(c"_trace_hook");
     pub static PROFILE_HOOK: Name = Name::new(c"_profile_hook");
 
-    pub(super) static ALL: [&Name; 7] = [
+    pub(super) static ALL: [&Name; 8] = [
         &CLOSE,
         &THROW,
         &ORIGIN,
         &GOROUTINE,
+        &SENT,
         &ASYNCIO_EVENTS,
         &TRACE_HOOK,
         &PROFILE_HOOK,

@@ -8,10 +8,12 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
 use crate::args::timeout;
+use crate::body::Owned;
 use crate::door::{self, Waited};
 use crate::errors::{Raised, value_error};
 use crate::ops;
 use crate::rt::rt;
+use crate::work::{LatchWork, Work};
 
 /// One-shot event that opens after `n` calls of `done` (or at once by `set`).
 #[pyclass(frozen, name = "Latch", module = "gorun")]
@@ -96,7 +98,10 @@ impl PyLatch {
         slf: &Bound<'py, Self>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let op = ops::make_event(slf.as_ptr(), limit(timeout)?).map_err(fetched)?;
+        // SAFETY: attached, a live object.
+        let target = unsafe { Owned::new(slf.as_ptr()) };
+        let op =
+            ops::make(Work::Latch(LatchWork::new(target)), limit(timeout)?).map_err(fetched)?;
         // SAFETY: a new reference.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), op) })
     }

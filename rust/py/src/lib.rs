@@ -2,28 +2,35 @@
 //!
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
-//! `latch`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
+//! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `timer`, `scope` (cancels with an origin),
+//! `target` (whom), `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
+mod chan;
 mod context;
 mod door;
 mod drive;
 mod errors;
+mod gate;
 mod go;
 mod goroutine;
 mod host;
 mod info;
 mod latch;
 mod local;
+mod mutex;
 mod ops;
 mod probe;
 mod rawtype;
 mod rt;
 mod scope;
+mod select;
 mod site;
 mod target;
+mod tick;
 mod timer;
+mod work;
 
 use gorun_core::sched::WaitReason;
 use pyo3::ffi::{self, PyObject};
@@ -31,7 +38,7 @@ use pyo3::prelude::*;
 
 use crate::errors::{Res, guard, type_error};
 use crate::latch::fetched;
-use crate::rawtype::{fast, function, noargs};
+use crate::rawtype::{fast, function, noargs, one};
 use crate::rt::rt;
 
 /// `sleep(seconds)`.
@@ -176,6 +183,13 @@ fn _loop_runs_here() -> bool {
     ops::loop_runs_here()
 }
 
+/// The arguments of `threading.Lock.acquire` as a time-out: None for ever, 0 to try once.
+#[pyfunction]
+fn _lock_limit(blocking: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+    let limit = args::lock_args(blocking.as_ptr(), timeout.as_ptr()).map_err(fetched)?;
+    Ok(limit.map_or(Some(0.0), |l| l.map(|d| d.as_secs_f64())))
+}
+
 /// True once after sysmon met the limit of threads.
 #[pyfunction]
 fn _take_limit_met() -> bool {
@@ -188,19 +202,25 @@ mod _gorun {
 
     #[pymodule_export]
     use super::{
-        _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _loop_runs_here, _m_main,
-        _max_threads, _set_finalizing, _stop, _take_limit_met,
+        _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _lock_limit,
+        _loop_runs_here, _m_main, _max_threads, _set_finalizing, _stop, _take_limit_met,
     };
+    #[pymodule_export]
+    use crate::gate::PyGate;
     #[pymodule_export]
     use crate::goroutine::{_take, current};
     #[pymodule_export]
-    use crate::info::{_goroutines, _live, _stacks, _stats, _trace, _trace_events, _tricks, num_goroutine};
+    use crate::info::{
+        _goroutines, _live, _stacks, _stats, _trace, _trace_events, _tricks, num_goroutine,
+    };
     #[pymodule_export]
     use crate::latch::PyLatch;
     #[pymodule_export]
     use crate::probe::_probe;
     #[pymodule_export]
     use crate::scope::{_cancel_again, _shield_enter, _shield_exit, PyScope};
+    #[pymodule_export]
+    use crate::tick::{PyBeat, after};
     #[pymodule_export]
     use crate::timer::PyTimer;
 
@@ -226,12 +246,69 @@ mod _gorun {
         unsafe {
             goroutine::init()
                 .and_then(|()| ops::init())
+                .and_then(|()| chan::init())
+                .and_then(|()| mutex::init())
+                .and_then(|()| select::init())
                 .map_err(fetched)?;
             m.add(
                 "Goroutine",
                 Bound::from_borrowed_ptr(m.py(), goroutine::TYPE.get().cast()),
             )?;
+            for (name, t) in [
+                ("Chan", &chan::CHAN),
+                ("RecvChan", &chan::RECV),
+                ("SendChan", &chan::SEND),
+                ("Mutex", &mutex::TYPE),
+            ] {
+                m.add(name, Bound::from_borrowed_ptr(m.py(), t.get().cast()))?;
+            }
             let defs = [
+                (
+                    "select",
+                    fast(
+                        c"select",
+                        select::select,
+                        c"select(*cases, default=False, timeout=None)\n--\n
+Wait until one of the cases can happen, and do exactly that one; a Selected(index, value, ok).
+
+A case is recv(ch), send(ch, v), a channel (a receive), a Goroutine (its end), or None (never). Of
+several that are ready each is as likely. With default=True nothing is waited for: the index is -1 if
+nothing is ready. Raises TimeoutError after timeout seconds, ChannelClosed for a send on a closed
+channel, TypeError for anything else as a case. A cancel point. Go's select.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> gorun.select(gorun.send(ch, 'hello'), None)
+Selected(index=0, value=None, ok=True)
+>>> gorun.select(ch, timeout=1.0)
+Selected(index=0, value='hello', ok=True)
+",
+                    ),
+                ),
+                (
+                    "select_async",
+                    fast(
+                        c"select_async",
+                        select::select_async,
+                        c"select_async(*cases, default=False, timeout=None)\n--\n\nAs select, awaited.",
+                    ),
+                ),
+                (
+                    "recv",
+                    one(
+                        c"recv",
+                        select::recv,
+                        c"recv(ch, /)\n--\n\nA case of select: receive from ch, a channel, or None for never.",
+                    ),
+                ),
+                (
+                    "send",
+                    fast(
+                        c"send",
+                        select::send,
+                        c"send(ch, value)\n--\n\nA case of select: send value on ch, a channel, or None for never.",
+                    ),
+                ),
                 (
                     "go",
                     fast(

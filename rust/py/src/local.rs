@@ -23,6 +23,8 @@ pub struct Local {
     pub foreign_yield: Cell<*mut PyObject>,
     /// A freed plain operation, to be used again: a yield allocates nothing.
     pub spare_op: Cell<*mut PyObject>,
+    /// The same with a work.
+    pub spare_full: Cell<*mut PyObject>,
     /// See `context.rs`.
     pub scratch: Cell<Scratch>,
     /// See `context.rs`.
@@ -40,6 +42,7 @@ thread_local! {
             intent: Cell::new((null_mut(), Intent::None)),
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
+            spare_full: Cell::new(null_mut()),
             scratch: Cell::new(Scratch::NONE),
             snapshot: Cell::new(Snapshot::NONE),
             last_site: Cell::new((0, 0, 0)),

@@ -121,6 +121,16 @@ pub fn noargs(name: &'static CStr, f: NoArgs, doc: &'static CStr) -> ffi::PyMeth
     }
 }
 
+/// A method with one argument.
+pub fn one(name: &'static CStr, f: NoArgs, doc: &'static CStr) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: f },
+        ml_flags: ffi::METH_O,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
 /// A read-only property.
 pub fn getter(name: &'static CStr, f: ffi::getter, doc: &'static CStr) -> ffi::PyGetSetDef {
     ffi::PyGetSetDef {

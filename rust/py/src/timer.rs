@@ -1,7 +1,9 @@
-//! `Timer` with a function: a dormant goroutine that a wheel entry makes runnable.
+//! `Timer`. With a function: a dormant goroutine that a wheel entry makes runnable.
 //!
 //! One compare-and-swap decides between firing and `stop`: the goroutine either runs, or is freed unrun. The runtime
-//! holds a pending timer, so it fires also when its handle was dropped.
+//! holds a pending timer, so it fires also when its handle was dropped. Without: see `tick.rs`.
+
+use std::sync::Arc;
 
 use gorun_core::prim::Lock;
 use gorun_core::sched::{Ticket, flag};
@@ -15,20 +17,28 @@ use crate::context::{self, Hold};
 use crate::errors::{Raised, Res, repr, type_error};
 use crate::latch::fetched;
 use crate::rt::{PyG, rt};
+use crate::tick::{self, Tick};
 use crate::{go, site};
 
-/// Run ``fn()`` in a goroutine of its own after ``seconds`` (a float), also if the timer was dropped.
+/// Deliver the time on ``chan`` once, ``seconds`` (a float) from now; with ``fn``, run it in a goroutine.
 ///
-/// It sees a copy of the context of the place where the timer was made. Raises ValueError below 0 and
-/// for NaN, TypeError unless ``fn`` is callable. Go's ``time.AfterFunc``.
+/// A function runs also if the timer was dropped, and sees a copy of the context of the place where the
+/// timer was made; ``chan`` is then None. After ``stop`` or ``reset`` no value of before is received.
+/// Raises ValueError below 0 and for NaN, TypeError unless ``fn`` is callable or None. Go's
+/// ``time.NewTimer`` and ``time.AfterFunc``.
 ///
 /// >>> import gorun
 /// >>> ran = gorun._gorun.Latch()
 /// >>> timer = gorun.Timer(0.001, ran.set)
 /// >>> ran.wait(10.0)
 /// True
+/// >>> timer = gorun.Timer(0.001)
+/// >>> isinstance(timer.chan.recv(), float)
+/// True
 #[pyclass(frozen, name = "Timer", module = "gorun", weakref)]
 pub struct PyTimer {
+    /// Without a function: what delivers, and the RecvChan.
+    tick: Option<(Arc<Tick>, Py<PyAny>)>,
     f: Py<PyAny>,
     /// The context of the place where it was made, held as `go` holds it.
     hold: Hold,
@@ -52,9 +62,7 @@ impl PyTimer {
             return Err(Raised);
         }
         let f = self.f.clone_ref(py).into_ptr();
-        let deadline = rt
-            .now()
-            .saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        let deadline = rt.now().saturating_add(nanos(after));
         let (g, ticket) = rt.dormant(flag::TIMER, |g| {
             let b = g.body.get();
             // SAFETY: a vacant G's body; it takes over the references.
@@ -96,6 +104,10 @@ impl PyTimer {
     }
 }
 
+fn nanos(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[pymethods]
 impl PyTimer {
     #[new]
@@ -106,10 +118,19 @@ impl PyTimer {
         r#fn: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let after = sleep_time(seconds.as_ptr(), "seconds").map_err(fetched)?;
-        let Some(f) = r#fn else {
-            return Err(fetched(type_error(
-                "Timer(seconds) without fn delivers on a channel, and channels are not there yet: pass fn",
-            )));
+        let Some(f) = r#fn.filter(|f| !f.is_none()) else {
+            let (tick, view) = tick::make().map_err(fetched)?;
+            // SAFETY: owned.
+            let view = unsafe { Bound::from_owned_ptr(py, view) }.unbind();
+            tick.start(nanos(after), None).map_err(fetched)?;
+            return Ok(Self {
+                tick: Some((tick, view)),
+                f: py.None(),
+                hold: Hold::Empty,
+                ctx: None,
+                site: 0,
+                armed: Lock::new(None),
+            });
         };
         if !f.is_callable() {
             return Err(fetched(type_error(&format!(
@@ -123,6 +144,7 @@ impl PyTimer {
             (hold, Bound::from_owned_ptr_or_opt(py, ctx), site::here())
         };
         let t = Self {
+            tick: None,
             f: f.unbind(),
             hold,
             ctx: ctx.map(Bound::unbind),
@@ -133,17 +155,20 @@ impl PyTimer {
         Ok(t)
     }
 
-    /// Take it back: True if it had not fired, and then ``fn`` is never called. Go's ``Timer.Stop``.
+    /// Take it back: True if nothing was delivered or started, and then nothing will be. Go's ``Timer.Stop``.
     ///
     /// >>> import gorun
     /// >>> timer = gorun.Timer(3600, print)
     /// >>> timer.stop(), timer.stop()
     /// (True, False)
     fn stop(&self) -> bool {
-        self.disarm()
+        match &self.tick {
+            Some((tick, _)) => tick.stop(),
+            None => self.disarm(),
+        }
     }
 
-    /// Set it to ``seconds`` from now: True if it had not fired. Go's ``Timer.Reset``.
+    /// Set it to ``seconds`` from now: True if nothing was delivered or started. Go's ``Timer.Reset``.
     ///
     /// Raises ValueError below 0 and for NaN; the timer is then as it was.
     ///
@@ -153,18 +178,24 @@ impl PyTimer {
     /// (True, True)
     fn reset(&self, py: Python<'_>, seconds: &Bound<'_, PyAny>) -> PyResult<bool> {
         let after = sleep_time(seconds.as_ptr(), "seconds").map_err(fetched)?;
+        if let Some((tick, _)) = &self.tick {
+            return tick.start(nanos(after), None).map_err(fetched);
+        }
         let was = self.disarm();
         self.arm(py, after).map_err(fetched)?;
         Ok(was)
     }
 
-    /// The channel of a timer without a function: None.
+    /// The RecvChan of a timer without a function, else None.
     #[getter]
-    fn chan(&self) -> Option<Py<PyAny>> {
-        None
+    fn chan(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.tick.as_ref().map(|(_, view)| view.clone_ref(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some((_, view)) = &self.tick {
+            visit.call(view)?;
+        }
         visit.call(&self.f)?;
         visit.call(&self.ctx)
     }

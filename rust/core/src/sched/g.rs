@@ -40,9 +40,44 @@ pub enum WaitReason {
     Event = 3,
     /// A timer that has not fired: no goroutine yet.
     Timer = 4,
+    /// Receives from a channel.
+    Recv = 5,
+    /// Sends on a channel.
+    Send = 6,
+    /// In a select.
+    Select = 7,
+    /// In a select that nothing can make ready.
+    Nothing = 8,
+    /// Locks a mutex.
+    Mutex = 9,
+    /// Locks a side of a reader-writer lock.
+    RwMutex = 10,
+    /// Acquires units of a semaphore.
+    Semaphore = 11,
+    /// Waits to be notified.
+    Cond = 12,
+    /// Waits for a count to come down to 0.
+    WaitGroup = 13,
 }
 
 impl WaitReason {
+    const ALL: [Self; 14] = [
+        Self::None,
+        Self::Sleep,
+        Self::Join,
+        Self::Event,
+        Self::Timer,
+        Self::Recv,
+        Self::Send,
+        Self::Select,
+        Self::Nothing,
+        Self::Mutex,
+        Self::RwMutex,
+        Self::Semaphore,
+        Self::Cond,
+        Self::WaitGroup,
+    ];
+
     /// The printed name.
     pub fn name(self) -> &'static str {
         match self {
@@ -51,18 +86,21 @@ impl WaitReason {
             Self::Join => "join",
             Self::Event => "event",
             Self::Timer => "timer",
+            Self::Recv => "chan receive",
+            Self::Send => "chan send",
+            Self::Select => "select",
+            Self::Nothing => "select (nothing to wait for)",
+            Self::Mutex => "mutex",
+            Self::RwMutex => "rwmutex",
+            Self::Semaphore => "semaphore",
+            Self::Cond => "cond",
+            Self::WaitGroup => "waitgroup",
         }
     }
 
     /// The reason stored as `n`.
     pub fn from_u8(n: u8) -> Self {
-        match n {
-            1 => Self::Sleep,
-            2 => Self::Join,
-            3 => Self::Event,
-            4 => Self::Timer,
-            _ => Self::None,
-        }
+        Self::ALL.get(n as usize).copied().unwrap_or(Self::None)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::errors::{Res, attached, guard, repr, type_error};
 use crate::ops;
 use crate::rawtype::{fast, getter, getters, methods, noargs};
 use crate::rt::{PyG, rt};
+use crate::work::{Join, Work};
 
 unsafe extern "C" fn result(
     h: *mut PyObject,
@@ -127,7 +128,8 @@ unsafe extern "C" fn error(h: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 }
 
 unsafe extern "C" fn am_await(h: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make_join(h))
+    // SAFETY: attached, a live object.
+    guard(|| ops::make(Work::Join(Join::new(unsafe { Owned::new(h) })), None))
 }
 
 unsafe extern "C" fn get_id(h: *mut PyObject, _: *mut c_void) -> *mut PyObject {

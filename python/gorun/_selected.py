@@ -1,0 +1,26 @@
+"""What ``select`` answers. The extension makes these; nothing here imports anything of gorun."""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Selected(NamedTuple, Generic[T]):
+    """The case that happened: ``index`` in the order of the arguments, ``value``, ``ok``.
+
+    A receive gives ``(i, value, True)``, on a closed channel ``(i, None, False)``; a send and a
+    goroutine's end ``(i, None, True)``; with ``default=True`` and nothing ready the index is -1.
+
+    >>> import gorun
+    >>> gorun.select(default=True)
+    Selected(index=-1, value=None, ok=False)
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, as the contract has it
+    value: T
+    ok: bool
+
+
+Selected.__module__ = "gorun"

@@ -1,0 +1,725 @@
+"""Locks and counters with the methods, argument names, defaults and errors of ``threading``'s.
+
+The queues, time-outs and cancels are the extension's: a ``Gate`` is a first-come queue before a
+small state machine. Here stand the names. ``Mutex`` is the extension's own class.
+
+Ends of a wait, for each of them: entered; time-out (False, for WaitGroup TimeoutError); cancel or a
+signal handler's error (raised, nothing was taken); closed loop (what was granted is given back);
+fork (the child's queues are empty, the states are as they were). ``Cond.wait`` always takes its lock
+again before it ends, whatever happened, and passes a call on that it cannot use.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from gorun import _gorun
+from gorun._gorun import Gate, Goroutine, Mutex
+
+if TYPE_CHECKING:
+    from gorun._gorun import _Operation
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _limit(blocking: bool, timeout: float | None) -> float | None:
+    """Turn the arguments of ``threading.Semaphore.acquire`` into a time-out."""
+    if blocking:
+        return timeout
+    if timeout is not None:
+        raise ValueError(f"can't specify timeout for non-blocking acquire (timeout={timeout!r})")
+    return 0.0
+
+
+# ---- Semaphore -------------------------------------------------------------------------------
+
+
+def _units(n: int, what: str) -> int:
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"{what} must be a whole number, not {n!r}")
+    return n
+
+
+class Semaphore:
+    """``value`` units; ``acquire`` waits until ``n`` of them are free. First come, first served.
+
+    With ``bounded`` (the default) more than the first ``value`` can never be free, as in
+    ``threading.BoundedSemaphore``; without as in ``threading.Semaphore``. A large request is not
+    starved by small ones. ValueError for a value below 0. Go's ``golang.org/x/sync/semaphore``.
+
+    >>> import gorun
+    >>> sem = gorun.Semaphore(3)
+    >>> with sem:
+    ...     sem.try_acquire(2), sem.try_acquire(1)
+    (True, False)
+    """
+
+    __slots__ = ("__weakref__", "_bound", "_gate")
+
+    def __init__(self, value: int = 1, *, bounded: bool = True) -> None:
+        if _units(value, "value") < 0:
+            raise ValueError(f"semaphore initial value must be >= 0, not {value}")
+        self._gate = Gate.units(value)
+        self._bound = value if bounded else None
+
+    def __repr__(self) -> str:
+        bound = "" if self._bound is None else f"/{self._bound}"
+        return f"<gorun.Semaphore at {id(self):#x}: value={self._gate.value()}{bound}>"
+
+    def _want(self, n: int) -> int:
+        if _units(n, "n") < 1:
+            raise ValueError(f"n must be one or more, not {n}")
+        if self._bound is not None and n > self._bound:
+            raise ValueError(f"n must not be above the semaphore's {self._bound} units: {n}")
+        return n
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None, *, n: int = 1) -> bool:
+        """Take ``n`` units; False if not ``blocking`` or after ``timeout`` seconds without them.
+
+        Raises ValueError for ``n`` below 1 or above the bound, or a time-out without blocking.
+
+        >>> import gorun
+        >>> gorun.Semaphore(2).acquire(n=2)
+        True
+        """
+        limit = _limit(blocking, timeout)
+        want = self._want(n)
+        if not blocking:
+            return self._gate.try_enter(want)
+        return bool(self._gate.enter(want, limit))
+
+    def acquire_async(
+        self, blocking: bool = True, timeout: float | None = None, *, n: int = 1
+    ) -> _Operation[bool]:
+        """As ``acquire``, awaited."""
+        limit = _limit(blocking, timeout)
+        return self._gate.enter_async(self._want(n), limit)
+
+    def try_acquire(self, n: int = 1) -> bool:
+        """Take ``n`` units if that needs no wait; no cancel point.
+
+        >>> import gorun
+        >>> gorun.Semaphore(0).try_acquire()
+        False
+        """
+        return self._gate.try_enter(self._want(n))
+
+    def release(self, n: int = 1) -> None:
+        """Give ``n`` units back. ValueError below 1, and beyond the bound.
+
+        >>> import gorun
+        >>> gorun.Semaphore(0, bounded=False).release(2)
+        """
+        if _units(n, "n") < 1:
+            raise ValueError(f"n must be one or more, not {n}")
+        self._gate.leave(n, self._bound)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __aenter__(self) -> _Operation[bool]:
+        return self._gate.enter_async(1, None)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+# ---- RWMutex ---------------------------------------------------------------------------------
+
+_READ, _WRITE = 0, 1
+
+
+class _Side:
+    """One side of a reader-writer lock, of the shape of ``Mutex``."""
+
+    __slots__ = ("__weakref__", "_gate", "_want")
+
+    def __init__(self, gate: Gate, want: int) -> None:
+        self._gate = gate
+        self._want = want
+
+    def __repr__(self) -> str:
+        state = "locked" if self.locked() else "unlocked"
+        name = "writer" if self._want else "reader"
+        return f"<{state} {name} of gorun.RWMutex at {id(self._gate):#x}>"
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Lock it; False if it could not be at once (not ``blocking``) or within ``timeout`` seconds."""
+        limit = _gorun._lock_limit(blocking, timeout)
+        if not blocking:
+            return self._gate.try_enter(self._want)
+        return bool(self._gate.enter(self._want, limit))
+
+    def acquire_async(self, blocking: bool = True, timeout: float = -1) -> _Operation[bool]:
+        """As ``acquire``, awaited."""
+        return self._gate.enter_async(self._want, _gorun._lock_limit(blocking, timeout))
+
+    def release(self) -> None:
+        """Unlock it; RuntimeError if it is not locked."""
+        self._gate.leave(self._want)
+
+    def locked(self) -> bool:
+        """Whether somebody holds this side."""
+        value = self._gate.value()
+        return value < 0 if self._want else value > 0
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __aenter__(self) -> _Operation[bool]:
+        return self._gate.enter_async(self._want, None)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class RWMutex:
+    """Many readers or one writer: ``reader`` and ``writer`` are two locks of ``Mutex``'s shape.
+
+    First come, first served: a waiting writer holds new readers off. Go's ``sync.RWMutex``.
+
+    >>> import gorun
+    >>> rw = gorun.RWMutex()
+    >>> with rw.reader, rw.reader:
+    ...     rw.writer.acquire(blocking=False)
+    False
+    """
+
+    __slots__ = ("__weakref__", "_gate", "_reader", "_writer")
+
+    def __init__(self) -> None:
+        self._gate = Gate.readers()
+        self._reader = _Side(self._gate, _READ)
+        self._writer = _Side(self._gate, _WRITE)
+
+    def __repr__(self) -> str:
+        n = self._gate.value()
+        state = "unlocked" if n == 0 else "a writer" if n < 0 else f"{n} readers"
+        return f"<gorun.RWMutex at {id(self):#x}: {state}>"
+
+    @property
+    def reader(self) -> _Side:
+        """The lock that many may hold together. Go's ``RLocker``."""
+        return self._reader
+
+    @property
+    def writer(self) -> _Side:
+        """The lock that one may hold, alone."""
+        return self._writer
+
+
+# ---- Event -----------------------------------------------------------------------------------
+
+
+class Event:
+    """A flag to wait for, as ``threading.Event``.
+
+    >>> import gorun
+    >>> event = gorun.Event()
+    >>> event.wait(timeout=0), event.set(), event.wait()
+    (False, None, True)
+    """
+
+    __slots__ = ("__weakref__", "_gate")
+
+    def __init__(self) -> None:
+        self._gate = Gate.flag()
+
+    def __repr__(self) -> str:
+        state = "set" if self.is_set() else "unset"
+        return f"<gorun.Event at {id(self):#x}: {state}>"
+
+    def is_set(self) -> bool:
+        """Whether the flag is set."""
+        return self._gate.value() == 1
+
+    def set(self) -> None:
+        """Set the flag and wake all that wait for it."""
+        self._gate.set(True)
+
+    def clear(self) -> None:
+        """Take the flag down."""
+        self._gate.set(False)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the flag is set; False if ``timeout`` seconds are up first."""
+        return bool(self._gate.enter(1, timeout))
+
+    def wait_async(self, timeout: float | None = None) -> _Operation[bool]:
+        """As ``wait``, awaited."""
+        return self._gate.enter_async(1, timeout)
+
+
+# ---- WaitGroup -------------------------------------------------------------------------------
+
+
+class WaitGroup:
+    """Waits until a count has come down to 0. Go's ``sync.WaitGroup``.
+
+    >>> import gorun
+    >>> wg = gorun.WaitGroup()
+    >>> seen = []
+    >>> for n in (1, 2, 3):
+    ...     _ = wg.go(seen.append, n)
+    >>> wg.wait()
+    >>> sorted(seen)
+    [1, 2, 3]
+    """
+
+    __slots__ = ("__weakref__", "_gate")
+
+    def __init__(self) -> None:
+        self._gate = Gate.count()
+
+    def __repr__(self) -> str:
+        return f"<gorun.WaitGroup at {id(self):#x}: {self._gate.value()}>"
+
+    def add(self, n: int = 1) -> None:
+        """Add ``n`` (it may be negative) to the count. ValueError if it would become negative.
+
+        >>> import gorun
+        >>> gorun.WaitGroup().add(-1)
+        Traceback (most recent call last):
+        ValueError: the count of a WaitGroup must not become negative: 0 + -1
+        """
+        if self._gate.add(_units(n, "n")) is None:
+            raise ValueError(
+                f"the count of a WaitGroup must not become negative: {self._gate.value()} + {n}"
+            )
+
+    def done(self) -> None:
+        """Take one from the count; wakes those that wait when it is 0."""
+        self.add(-1)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the count is 0. TimeoutError after ``timeout`` seconds."""
+        self._gate.enter(1, timeout)
+
+    def wait_async(self, timeout: float | None = None) -> _Operation[None]:
+        """As ``wait``, awaited."""
+        return self._gate.enter_async(1, timeout)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._gate.enter_async(1, None).__await__()
+
+    @overload
+    def go(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Goroutine[T]: ...
+    @overload
+    def go(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Goroutine[T]: ...
+    def go(self, fn: Any, /, *args: Any, **kwargs: Any) -> Goroutine[Any]:
+        """Run ``fn`` in a goroutine that counts: one more now, one less when it has ended.
+
+        >>> import gorun
+        >>> wg = gorun.WaitGroup()
+        >>> g = wg.go(pow, 2, 5)
+        >>> wg.wait()
+        >>> g.result()
+        32
+        """
+        self.add()
+        try:
+            g: Goroutine[Any] = _gorun.go(fn, *args, **kwargs)
+        except BaseException:
+            self.done()
+            raise
+        g.add_done_callback(self._one_ended)
+        return g
+
+    def _one_ended(self, g: Goroutine[Any]) -> None:
+        self.done()
+
+
+# ---- Cond ------------------------------------------------------------------------------------
+
+
+class _Shield:
+    """Holds a goroutine's cancel back while a Cond takes its lock again."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = _gorun._shield_enter()
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            _gorun._shield_exit(self._before)
+
+
+class Cond:
+    """A condition variable as ``threading.Condition``, over a ``Mutex``.
+
+    ``lock``: a Mutex or another lock with ``acquire`` and ``release`` (and, to be awaited,
+    ``acquire_async``); None makes a Mutex. Go's ``sync.Cond``.
+
+    >>> import gorun
+    >>> cond, ready = gorun.Cond(), []
+    >>> def produce() -> None:
+    ...     with cond:
+    ...         ready.append(1)
+    ...         cond.notify()
+    >>> g = gorun.go(produce)
+    >>> with cond:
+    ...     cond.wait_for(lambda: ready, timeout=10)
+    [1]
+    """
+
+    __slots__ = ("__weakref__", "_calls", "_lock")
+
+    def __init__(self, lock: Any = None) -> None:
+        if lock is None:
+            lock = Mutex()
+        elif not (hasattr(lock, "acquire") and hasattr(lock, "release")):
+            raise TypeError(f"lock must be a Mutex or None, not {lock!r}")
+        self._lock: Any = lock
+        self._calls = Gate.calls()
+
+    def __repr__(self) -> str:
+        return f"<gorun.Cond({self._lock!r}, {self._calls.waiting()})>"
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        """Lock the underlying lock."""
+        return bool(self._lock.acquire(*args, **kwargs))
+
+    def acquire_async(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, bool]:
+        """As ``acquire``, awaited."""
+        op: Coroutine[Any, Any, bool] = self._lock.acquire_async(*args, **kwargs)
+        return op
+
+    def release(self) -> None:
+        """Unlock the underlying lock."""
+        self._lock.release()
+
+    def locked(self) -> bool:
+        """Whether the underlying lock is locked."""
+        return bool(self._lock.locked())
+
+    def __enter__(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    async def __aenter__(self) -> bool:
+        await self._lock.acquire_async()
+        return True
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def _owned(self, what: str) -> None:
+        lock = self._lock
+        if hasattr(lock, "_is_owned"):
+            owned = lock._is_owned()
+        elif hasattr(lock, "locked"):
+            owned = lock.locked()
+        else:
+            owned = not lock.acquire(False)
+            if not owned:
+                lock.release()
+        if not owned:
+            raise RuntimeError(f"cannot {what} on un-acquired lock")
+
+    def _let_go(self) -> Callable[[], None] | None:
+        """Unlock; for a re-entrant lock, how to lock it as often again."""
+        save = getattr(self._lock, "_release_save", None)
+        if save is None:
+            self._lock.release()
+            return None
+        state = save()
+        restore = self._lock._acquire_restore
+        return lambda: restore(state)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Unlock, wait for a ``notify``, lock again; False if ``timeout`` seconds were up first.
+
+        The lock is held at the end whatever happened. RuntimeError unless it is held at the start.
+        """
+        self._owned("wait")
+        number = self._calls.number()
+        again = self._let_go() or self._lock.acquire
+        try:
+            called = bool(self._calls.enter(number, timeout))
+            return called or self._calls.give_up(number)
+        except BaseException:
+            if self._calls.give_up(number):
+                self._calls.notify(1)
+            raise
+        finally:
+            self._retake(again)
+
+    def _retake(self, again: Callable[[], Any]) -> None:
+        """Lock again: no cancel and no signal handler's error comes before that."""
+        late: BaseException | None = None
+        with _Shield():
+            while True:
+                try:
+                    again()
+                    break
+                except Exception:
+                    raise
+                except BaseException as e:
+                    late = e
+        if late is not None:
+            raise late
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """As ``wait``, awaited."""
+        self._owned("wait")
+        number = self._calls.number()
+        self._lock.release()
+        try:
+            called = await self._calls.enter_async(number, timeout)
+            return called or self._calls.give_up(number)
+        except BaseException:
+            if self._calls.give_up(number):
+                self._calls.notify(1)
+            raise
+        finally:
+            await self._retake_async()
+
+    async def _retake_async(self) -> None:
+        late: BaseException | None = None
+        with _Shield():
+            while True:
+                try:
+                    await self._lock.acquire_async()
+                    break
+                except (Exception, GeneratorExit):
+                    raise
+                except BaseException as e:
+                    late = e
+        if late is not None:
+            raise late
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        """Wait until ``predicate()`` is true; its last value, also when the time is up."""
+        end = None if timeout is None else _now() + timeout
+        result = predicate()
+        while not result:
+            left = None if end is None else end - _now()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+            result = predicate()
+        return result
+
+    async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        """As ``wait_for``, awaited."""
+        end = None if timeout is None else _now() + timeout
+        result = predicate()
+        while not result:
+            left = None if end is None else end - _now()
+            if left is not None and left <= 0:
+                break
+            await self.wait_async(left)
+            result = predicate()
+        return result
+
+    def notify(self, n: int = 1) -> None:
+        """Wake up to ``n`` of those that wait, the oldest first. RuntimeError without the lock."""
+        self._owned("notify")
+        if _units(n, "n") > 0:
+            self._calls.notify(n)
+
+    def notify_all(self) -> None:
+        """Wake all that wait. RuntimeError without the lock."""
+        self._owned("notify")
+        self._calls.notify(_ALL)
+
+
+_ALL = 2**62
+
+
+def _now() -> float:
+    import time
+
+    return time.monotonic()
+
+
+# ---- Barrier ---------------------------------------------------------------------------------
+
+
+class _Round:
+    """One filling of a Barrier: those that came wait before its gate."""
+
+    __slots__ = ("broken", "came", "full", "gate")
+
+    def __init__(self, broken: bool = False) -> None:
+        self.gate = Gate.flag()
+        self.came = 0
+        self.full = False
+        self.broken = broken
+
+
+class Barrier:
+    """Lets ``parties`` callers go on together, again and again, as ``threading.Barrier``.
+
+    ``action`` is called by the last that comes, before any goes on; ``timeout`` (seconds) is the
+    default of ``wait``. Raises ``threading.BrokenBarrierError``, and ValueError unless there is a party.
+
+    >>> import gorun
+    >>> barrier = gorun.Barrier(2)
+    >>> g = gorun.go(barrier.wait)
+    >>> sorted([barrier.wait(), g.result()])
+    [0, 1]
+    """
+
+    __slots__ = ("__weakref__", "_action", "_mutex", "_parties", "_round", "_timeout")
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        if _units(parties, "parties") < 1:
+            raise ValueError(f"parties must be > 0, not {parties}")
+        self._parties = parties
+        self._action = action
+        self._timeout = timeout
+        self._mutex = Mutex()
+        self._round = _Round()
+
+    def __repr__(self) -> str:
+        if self.broken:
+            return f"<gorun.Barrier at {id(self):#x}: broken>"
+        return f"<gorun.Barrier at {id(self):#x}: waiters={self.n_waiting}/{self.parties}>"
+
+    def _come(self) -> tuple[_Round, int]:
+        """Count one more; the last one does the action. With the mutex held."""
+        this = self._round
+        if this.broken:
+            raise threading.BrokenBarrierError
+        index = this.came
+        this.came += 1
+        if this.came == self._parties:
+            try:
+                if self._action is not None:
+                    self._action()
+            except BaseException:
+                self._break(this)
+                raise
+            self._round = _Round()
+            this.full = True
+            this.gate.set(True)
+        return this, index
+
+    def _break(self, this: _Round) -> None:
+        this.broken = True
+        this.gate.set(True)
+
+    def _left(self, this: _Round, passed: bool) -> None:
+        """After the wait, with the mutex held if it did not pass."""
+        if not passed and not this.full:
+            self._break(this)
+        if this.broken:
+            raise threading.BrokenBarrierError
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all have come; a number from 0 to parties - 1, another one for each.
+
+        Raises BrokenBarrierError if the barrier is or becomes broken, also by a time-out of one.
+        """
+        limit = self._timeout if timeout is None else timeout
+        with self._mutex:
+            this, index = self._come()
+        try:
+            passed = bool(this.gate.enter(1, limit))
+        except BaseException:
+            with _Shield(), self._mutex:
+                this.came -= not this.full
+            raise
+        with _Shield(), self._mutex:
+            self._left(this, passed)
+        return index
+
+    async def wait_async(self, timeout: float | None = None) -> int:
+        """As ``wait``, awaited."""
+        limit = self._timeout if timeout is None else timeout
+        with self._mutex:
+            this, index = self._come()
+        try:
+            passed = await this.gate.enter_async(1, limit)
+        except BaseException:
+            with _Shield(), self._mutex:
+                this.came -= not this.full
+            raise
+        with _Shield(), self._mutex:
+            self._left(this, passed)
+        return index
+
+    def reset(self) -> None:
+        """Start anew; those that wait get BrokenBarrierError."""
+        with _Shield(), self._mutex:
+            old, self._round = self._round, _Round()
+            if old.came:
+                self._break(old)
+
+    def abort(self) -> None:
+        """Break it: those that wait, and that come until ``reset``, get BrokenBarrierError."""
+        with _Shield(), self._mutex:
+            self._break(self._round)
+
+    @property
+    def parties(self) -> int:
+        """How many go on together."""
+        return self._parties
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait now."""
+        this = self._round
+        return 0 if this.full or this.broken else this.came
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is broken."""
+        return self._round.broken
+
+
+for _cls in (Semaphore, RWMutex, Event, WaitGroup, Cond, Barrier):
+    _cls.__module__ = "gorun"
+del _cls

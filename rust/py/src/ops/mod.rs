@@ -1,0 +1,521 @@
+//! Operations: the awaitables of gorun. One is made by each `..._async` call, starts when it is awaited, and ends once.
+//! What is waited for is a `Work`; here is how a goroutine drives it. `foreign.rs`: how an asyncio task does; `slots.rs`:
+//! the Python types.
+//!
+//! Life: New -> (awaited) -> Waiting (parked goroutine) or Foreign (asyncio task) -> Ended. Built and dropped it has
+//! done nothing and warns; awaited twice it raises RuntimeError.
+//!
+//! | end | who decides | what the operation does |
+//! |---|---|---|
+//! | at once | itself: it tries first | returns without parking (unless a yield was asked for) |
+//! | ready | the deliverer, which fired the wait | `confirm`: the result, or once more from the start |
+//! | time-out | the wheel | takes its node out; what `timed_out` says |
+//! | cancel of the goroutine | `StateWord::cancel` | takes node and timer out, raises Cancelled |
+//! | cancel of the asyncio task | `revoke` of its dormant G | the same; if it came too late the operation has happened and the cancel is re-armed (`gorun._hooks`) |
+//! | closed, thrown into, dropped | `withdraw` | takes node and timer out; if it has happened, `undo`: what was delivered goes back |
+//! | fork, exit | nobody | it stays where it is |
+//!
+//! Invariants:
+//! - The work lies in this object, which its coroutine keeps alive while parked; it is out of every list before the
+//!   object goes.
+//! - A goroutine's operation is touched by the M that runs the goroutine only.
+//! - Plain operations (sleeps and yields) have a head only: an `Op` says by its type whether a work lies behind it.
+
+mod foreign;
+mod slots;
+
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
+
+use gorun_core::sched::{CancelNow, Fire, Kind, Ticket, Verdict, WaitReason};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+
+use crate::args::{parse, sleep_time};
+use crate::body::Form;
+use crate::drive::{Intent, intend};
+use crate::errors::{self, Raised, Res, attached, guard, runtime_error};
+use crate::goroutine;
+use crate::local::local;
+use crate::rawtype::StaticType;
+use crate::rt::{PyG, rt};
+use crate::work::{Job, Work, none};
+
+pub use slots::{drop_spare, init, make_ready};
+
+/// Operations without references: sleeps and yields.
+static PLAIN: StaticType = StaticType::new();
+/// Operations with a work: seen by the collector.
+static WORKING: StaticType = StaticType::new();
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum State {
+    New,
+    /// Yielded once, with nothing left to wait for.
+    Yielding,
+    Waiting,
+    Foreign,
+    Ended,
+}
+
+/// What was found out, before it is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Found {
+    Nothing,
+    Happened,
+    TimedOut,
+}
+
+/// No limit, in `Head::limit`.
+const FOR_EVER: u64 = u64::MAX;
+
+#[repr(C)]
+struct Head {
+    ob_base: PyObject,
+    state: State,
+    found: Found,
+    /// Its work waits with this ticket, or waited; it may be in a list.
+    registered: bool,
+    /// Nanoseconds: before the start how long, afterwards until when.
+    limit: u64,
+    /// The wait of the goroutine, or of the dormant G that stands for an asyncio task.
+    ticket: Option<Ticket>,
+    /// That goroutine. Foreign: one reference is ours.
+    g: Option<PyG>,
+    /// The asyncio coroutine that waits for us (owned).
+    inner: *mut PyObject,
+}
+
+#[repr(C)]
+struct Full {
+    head: Head,
+    work: Work,
+}
+
+enum Step {
+    Yield,
+    Return(*mut PyObject),
+}
+
+/// An operation object, by its address: the parts are reached one at a time, never across a call into Python.
+#[derive(Clone, Copy)]
+struct Op(*mut Head);
+
+unsafe fn fill(op: *mut Head, limit: u64) {
+    // SAFETY: fresh memory of an operation; all fields are written before anybody sees it.
+    unsafe {
+        (&raw mut (*op).state).write(State::New);
+        (&raw mut (*op).found).write(Found::Nothing);
+        (&raw mut (*op).registered).write(false);
+        (&raw mut (*op).limit).write(limit);
+        (&raw mut (*op).ticket).write(None);
+        (&raw mut (*op).g).write(None);
+        (&raw mut (*op).inner).write(null_mut());
+    }
+}
+
+fn nanos(limit: Option<Duration>) -> u64 {
+    limit.map_or(FOR_EVER, |d| {
+        u64::try_from(d.as_nanos()).map_or(FOR_EVER - 1, |n| n.min(FOR_EVER - 1))
+    })
+}
+
+/// A sleep of so many nanoseconds; 0 is a yield.
+fn make_plain(ns: u64) -> Res<*mut PyObject> {
+    // SAFETY: attached; the type is ready.
+    unsafe {
+        let spare = local().spare_op.replace(null_mut());
+        let op: *mut Head = if spare.is_null() {
+            ffi::PyObject_New::<Head>(PLAIN.get())
+        } else {
+            ffi::PyObject_Init(spare, PLAIN.get()).cast()
+        };
+        if op.is_null() {
+            return Err(Raised);
+        }
+        fill(op, ns);
+        Ok(op.cast())
+    }
+}
+
+/// The operation that does `work`.
+pub fn make(work: Work, limit: Option<Duration>) -> Res<*mut PyObject> {
+    // SAFETY: attached; the type is ready.
+    unsafe {
+        let spare = local().spare_full.replace(null_mut());
+        let op: *mut Full = if spare.is_null() {
+            ffi::PyObject_GC_New::<Full>(WORKING.get())
+        } else {
+            ffi::PyObject_Init(spare, WORKING.get()).cast()
+        };
+        if op.is_null() {
+            return Err(Raised);
+        }
+        fill(op.cast(), nanos(limit));
+        (&raw mut (*op).work).write(work);
+        ffi::PyObject_GC_Track(op.cast());
+        Ok(op.cast())
+    }
+}
+
+/// `gosched_async()`.
+pub unsafe extern "C" fn gosched_async(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    guard(|| make_plain(0))
+}
+
+/// `sleep_async(seconds)`.
+pub unsafe extern "C" fn sleep_async(
+    _: *mut PyObject,
+    args: *const *mut PyObject,
+    n: ffi::Py_ssize_t,
+    kw: *mut PyObject,
+) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: as the interpreter gave them.
+        let s = unsafe {
+            if n == 1 && kw.is_null() {
+                *args
+            } else {
+                let [s] = parse("sleep_async", ["seconds"], 1, args, n, kw)?;
+                s
+            }
+        };
+        if s.is_null() {
+            return Err(errors::type_error(
+                "sleep_async() needs a number of seconds",
+            ));
+        }
+        make_plain(nanos(Some(sleep_time(s, "seconds")?)))
+    })
+}
+
+impl Op {
+    fn head<'a>(self) -> &'a mut Head {
+        // SAFETY: an operation object, alive during the call; one step at a time (exclusive resume). The reference is
+        // used for one field access and dropped.
+        unsafe { &mut *self.0 }
+    }
+
+    /// What it does; None for a plain one.
+    fn work<'a>(self) -> Option<&'a mut Work> {
+        // SAFETY: as above; operations of this type have a work.
+        unsafe {
+            (ffi::Py_TYPE(self.0.cast()) == WORKING.get())
+                .then(|| &mut (*self.0.cast::<Full>()).work)
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self.work() {
+            Some(w) => w.name(),
+            None if self.head().limit == 0 => "gosched_async",
+            None => "sleep_async",
+        }
+    }
+
+    fn reason(self) -> WaitReason {
+        self.work().map_or(WaitReason::Sleep, |w| w.reason())
+    }
+
+    fn object(self) -> *mut PyObject {
+        self.0.cast()
+    }
+
+    fn until(self) -> u64 {
+        self.head().limit
+    }
+
+    /// Turns the time allowed into a moment, once.
+    fn start_clock(self) {
+        let h = self.head();
+        if h.limit != FOR_EVER {
+            h.limit = rt().now().saturating_add(h.limit).min(FOR_EVER - 1);
+        }
+    }
+
+    fn outcome(self, found: Found) -> Res<*mut PyObject> {
+        self.head().state = State::Ended;
+        self.head().found = Found::Nothing;
+        match (self.work(), found) {
+            (None, _) => Ok(none()),
+            (Some(w), Found::TimedOut) => w.timed_out(),
+            (Some(w), _) => w.result(),
+        }
+    }
+
+    /// It can go on at once: unless its time slice is over.
+    fn at_once(self, found: Found) -> Res<Step> {
+        if rt().current_m().is_some_and(|m| m.take_preempt()) {
+            return Ok(self.yield_with(found));
+        }
+        self.outcome(found).map(Step::Return)
+    }
+
+    fn yield_with(self, found: Found) -> Step {
+        self.head().found = found;
+        self.head().state = State::Yielding;
+        intend(self.object(), Intent::Yield);
+        Step::Yield
+    }
+
+    /// First beat in a goroutine: try, then register.
+    fn start(self, g: PyG) -> Res<Step> {
+        self.head().g = Some(g);
+        self.head().state = State::Ended; // unless it waits below
+        if g.waker.word.take_cancel() {
+            return Err(self.cancelled(g));
+        }
+        match self.work() {
+            None if self.head().limit == 0 => return Ok(self.yield_with(Found::Happened)),
+            None => {}
+            Some(w) => {
+                if w.attempt()? {
+                    return self.at_once(Found::Happened);
+                }
+                if self.head().limit == 0 {
+                    return self.at_once(Found::TimedOut);
+                }
+            }
+        }
+        self.start_clock();
+        self.wait(g)
+    }
+
+    fn cancelled(self, g: PyG) -> Raised {
+        self.head().state = State::Ended;
+        let raised = goroutine::deliver(g);
+        if let Some(w) = self.work() {
+            w.cut();
+        }
+        raised
+    }
+
+    /// Registers and parks, or goes on if it has happened meanwhile.
+    fn wait(self, g: PyG) -> Res<Step> {
+        g.waker.set_kind(Kind::Goroutine, self.reason());
+        let Ok(ticket) = g.waker.word.arm(true) else {
+            let CancelNow = CancelNow;
+            self.unregister();
+            return Err(self.cancelled(g));
+        };
+        self.head().ticket = Some(ticket);
+        if let Some(w) = self.work() {
+            if !w.enlist(&raw const g.waker, ticket) {
+                g.waker.word.disarm();
+                self.head().registered = false;
+                return self.outcome(Found::Happened).map(Step::Return);
+            }
+            self.head().registered = true;
+        }
+        let until = self.until();
+        if until != FOR_EVER {
+            rt().add_timer(&g, until, ticket);
+        }
+        self.head().state = State::Waiting;
+        intend(self.object(), Intent::Park);
+        Ok(Step::Yield)
+    }
+
+    /// The wait of a goroutine is over.
+    fn resume(self, g: PyG, verdict: Verdict) -> Res<Step> {
+        if self.until() != FOR_EVER {
+            rt().drop_timer(&g);
+        }
+        match verdict {
+            Verdict::Ready => {
+                if self.work().is_some_and(|w| !w.confirm()) {
+                    return self.wait(g);
+                }
+                self.head().registered = false;
+                self.outcome(Found::Happened).map(Step::Return)
+            }
+            Verdict::Timeout => {
+                self.unregister();
+                self.outcome(Found::TimedOut).map(Step::Return)
+            }
+            Verdict::Cancel => {
+                self.unregister();
+                g.waker.word.delivered();
+                Err(self.cancelled(g))
+            }
+        }
+    }
+
+    /// Out of every list.
+    fn unregister(self) {
+        if std::mem::take(&mut self.head().registered) {
+            if let Some(w) = self.work() {
+                w.delist();
+            }
+        }
+    }
+
+    /// It has happened, and nobody is there to take what came of it.
+    fn undo(self) {
+        self.head().registered = false;
+        self.head().found = Found::Nothing;
+        if let Some(w) = self.work() {
+            w.undo();
+        }
+    }
+
+    /// Takes the operation back, whatever it is doing. True if it had not happened.
+    fn withdraw(self) -> bool {
+        let state = std::mem::replace(&mut self.head().state, State::Ended);
+        match state {
+            State::Waiting => {
+                let Some(g) = self.head().g.take() else {
+                    return true;
+                };
+                let ticket = self.head().ticket.take();
+                let won =
+                    ticket.is_some_and(|t| g.waker.word.fire(t, Verdict::Timeout) != Fire::Lost);
+                if self.until() != FOR_EVER {
+                    rt().drop_timer(&g);
+                }
+                if !won && g.waker.word.verdict() == Some(Verdict::Ready) {
+                    if self.work().is_none_or(|w| w.confirm()) {
+                        self.undo();
+                        return false;
+                    }
+                }
+                self.unregister();
+                true
+            }
+            State::Foreign => self.leave_task(),
+            State::Yielding => {
+                if self.head().found == Found::Happened {
+                    self.undo();
+                }
+                true
+            }
+            State::New | State::Ended => true,
+        }
+    }
+
+    /// One send.
+    fn step(self) -> Res<Step> {
+        match self.head().state {
+            State::New => {
+                if let Some(l) = running_loop() {
+                    let r = self.start_in_task(l);
+                    // SAFETY: owned by us.
+                    unsafe { ffi::Py_DECREF(l) };
+                    return r;
+                }
+                let g = self.driver()?;
+                self.start(g)
+            }
+            State::Yielding => self.outcome(self.head().found).map(Step::Return),
+            State::Waiting => {
+                let g = self.head().g.ok_or(Raised)?;
+                if rt().current_goroutine().is_none_or(|(_, me)| me != g) {
+                    return Err(runtime_error(&format!(
+                        "{} is awaited by another goroutine",
+                        self.name()
+                    )));
+                }
+                match (self.head().ticket, g.waker.word.verdict()) {
+                    (Some(_), Some(v)) => self.resume(g, v),
+                    // Somebody sent by hand while it waits: go on waiting.
+                    _ => {
+                        intend(self.object(), Intent::Park);
+                        Ok(Step::Yield)
+                    }
+                }
+            }
+            State::Foreign => self.drive_inner(None),
+            State::Ended => Err(reused(self.name())),
+        }
+    }
+
+    /// The goroutine that awaits it, if it may.
+    fn driver(self) -> Res<PyG> {
+        let Some((_, g)) = rt().current_goroutine() else {
+            self.head().state = State::Ended;
+            return Err(runtime_error(&format!(
+                "{} must be awaited in a goroutine (gorun.go) or in an asyncio task: here runs neither",
+                self.name()
+            )));
+        };
+        // SAFETY: it runs on this thread.
+        let (form, blocking) = unsafe { ((*g.body.get()).form, (*g.body.get()).blocking) };
+        if form != Form::Coroutine {
+            self.head().state = State::Ended;
+            return Err(runtime_error(&format!(
+                "{} was awaited in a plain-function goroutine, by a coroutine that gorun does not drive",
+                self.name()
+            )));
+        }
+        if blocking > 0 {
+            self.head().state = State::Ended;
+            return Err(runtime_error("await inside `with gorun.blocking()`"));
+        }
+        Ok(g)
+    }
+}
+
+fn reused(name: &str) -> Raised {
+    runtime_error(&format!("cannot reuse already awaited {name}"))
+}
+
+/// The asyncio loop that runs on this thread, owned, if there is one. Costs a look into `sys.modules` until asyncio is
+/// imported.
+fn running_loop() -> Option<*mut PyObject> {
+    // Not a PyOnceLock: a fork in the middle of its first use would leave it in work for ever. Who comes twice at first
+    // finds the same function.
+    static GET: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
+    let py = attached();
+    let get = match GET.load(Ordering::Acquire) {
+        g if !g.is_null() => g,
+        _ => {
+            // SAFETY: attached; borrowed references.
+            let there = unsafe {
+                let modules = ffi::PyImport_GetModuleDict();
+                // While nothing was imported the last answer stands.
+                let (l, n) = (local(), ffi::PyDict_Size(modules));
+                if l.modules.get() == n {
+                    return None;
+                }
+                l.modules.set(n);
+                // Takes no lock on free-threaded builds, unlike PyDict_GetItem.
+                ffi::PyDict_Contains(modules, errors::name::ASYNCIO_EVENTS.get()) == 1
+            };
+            if !there {
+                return None;
+            }
+            let f = py
+                .import("asyncio.events")
+                .and_then(|m| m.getattr("_get_running_loop"))
+                .ok()?;
+            let f = f.into_ptr();
+            GET.store(f, Ordering::Release);
+            f
+        }
+    };
+    // SAFETY: attached; the result is owned.
+    unsafe {
+        let l = ffi::PyObject_CallNoArgs(get);
+        if l.is_null() {
+            ffi::PyErr_Clear();
+            return None;
+        }
+        if l == ffi::Py_None() {
+            ffi::Py_DECREF(l);
+            return None;
+        }
+        Some(l)
+    }
+}
+
+/// True if an asyncio loop runs on this thread.
+pub fn loop_runs_here() -> bool {
+    // SAFETY: owned.
+    running_loop().is_some_and(|l| unsafe {
+        ffi::Py_DECREF(l);
+        true
+    })
+}
