@@ -28,6 +28,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
@@ -54,19 +55,9 @@ _End: TypeAlias = tuple[bool, object, ContextDone | None]
 """How a context ended: by its deadline or not, the cause that was given, the parent's error."""
 
 
-class _Kid(weakref.ref["Context"]):
-    """A parent's hold on a child."""
-
-    __slots__ = ("key", "parent")
-    key: int
-    parent: weakref.ref[Context]
-
-
-def _forget(kid: weakref.ref[Context]) -> None:
-    assert isinstance(kid, _Kid)
-    parent = kid.parent()
-    if parent is not None:
-        parent._state.pop(kid.key, None)
+def _weakly(state: dict[Any, Any], key: int, child: Context) -> weakref.ref[Context]:
+    """A parent's hold on a child. The call-back is ``state.pop(key, ref)``: no Python code runs."""
+    return weakref.ref(child, partial(state.pop, key))
 
 
 class Context(AbstractContextManager["Context"]):
@@ -190,14 +181,13 @@ class Context(AbstractContextManager["Context"]):
         return child
 
     def _adopt(self, child: Context) -> None:
-        kid = _Kid(child, _forget)
-        kid.key = child._own = _number()
-        kid.parent = weakref.ref(self)
+        state = self._state
+        child._own = key = _number()
         if self._deadline is not None and child._deadline is None:
             child._deadline = self._deadline
         self._busy = child._busy = True
-        self._state[kid.key] = kid
-        end = self._end()
+        state[key] = _weakly(state, key, child)
+        end = state.get(_END)
         if end is not None:
             child._finish(end[0], end[1], self.err())
 
@@ -318,10 +308,14 @@ class Context(AbstractContextManager["Context"]):
         todo = [self]
         while todo:
             ctx = todo.pop()
-            ctx._unlink()
+            parent, state = ctx._parent, ctx._state
+            if ctx._own is not None and parent is not None:
+                parent._state.pop(ctx._own, None)
             if ctx._timer is not None:
                 ctx._timer.stop()
-            state = ctx._state
+                ctx._expire = None
+            if len(state) == 1:
+                continue  # nothing but the end
             done = _alive(state.get(_DONE))
             if done is not None:
                 _close(done)
@@ -336,11 +330,6 @@ class Context(AbstractContextManager["Context"]):
                 its = (end[0], end[1], error)
                 if child._state.setdefault(_END, its) is its and child._busy:
                     todo.append(child)
-
-    def _unlink(self) -> None:
-        if self._own is not None and self._parent is not None:
-            self._parent._state.pop(self._own, None)
-        self._expire = None
 
     def __enter__(self) -> Self:
         return self
@@ -405,10 +394,7 @@ class Context(AbstractContextManager["Context"]):
             if strong is not None:
                 parent._state[self._own] = strong
             else:
-                kid = _Kid(self, _forget)
-                kid.key = self._own
-                kid.parent = weakref.ref(parent)
-                parent._state[self._own] = kid
+                parent._state[self._own] = _weakly(parent._state, self._own, self)
             if self._end() is not None:
                 parent._state.pop(self._own, None)  # it ended meanwhile
         if self._expire is not None:
@@ -464,6 +450,9 @@ class _After:
 
     def stop(self) -> bool:
         ctx = self.ctx
+        if ctx is not None and ctx._endless:
+            self.fn = self.ctx = None
+            return True
         if ctx is None or ctx._state.get(_FUNCS, {}).pop(self.key, None) is None:
             return False
         self.fn = self.ctx = None
