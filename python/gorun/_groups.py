@@ -427,8 +427,8 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
             _gorun.gosched()
             time.sleep(0.001)
 
-    def _end(self, exc: BaseException | None, outer: BaseException | None) -> bool:
-        """Raise what is to be raised; True if ``exc`` was the group's own cancel."""
+    def _end(self, exc: BaseException | None, outer: BaseException | None) -> None:
+        """Raise what is to be raised. The group's own cancel never goes on: it comes with an error."""
         assert self._body is not None
         self._context.cancel()
         errors, self._errors = self._errors, []
@@ -439,7 +439,6 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
                 raise BaseExceptionGroup("errors in a Group", errors) from None
             if outer is not None and outer is not exc:
                 raise outer
-            return exc is not None and outer is None
         finally:
             # The errors' tracebacks hold this frame.
             del errors, exc, outer, self
@@ -449,7 +448,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         tb: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
         try:
@@ -466,7 +465,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
                     limit_met = True
                 except BaseException as error:
                     outer = self._met(error, outer)
-            return self._end(exc, outer)
+            self._end(exc, outer)
         finally:
             del exc, outer
 
@@ -475,12 +474,12 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         tb: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
         assert self._body is not None
         if isinstance(exc, GeneratorExit):
-            return False  # the coroutine is being closed: it may not await any more
+            return  # the coroutine is being closed: it may not await any more
         try:
             late = await self._body.settle()
             if late is not None:
@@ -494,6 +493,6 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
                     raise
                 except BaseException as error:
                     outer = self._met(error, outer)
-            return self._end(exc, outer)
+            self._end(exc, outer)
         finally:
             del exc, outer
