@@ -11,6 +11,7 @@ on purpose.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -29,6 +30,7 @@ import pytest
 import pytest_timeout
 
 import gorun
+from gorun._proc import warm
 
 SETTLE = 5.0
 """How long what a test started may take to end. Generous: only tests that leak wait for it."""
@@ -36,7 +38,14 @@ SETTLE = 5.0
 OWN_THREADS = ("gorun-m", "gorun-sysmon")
 """Threads that the runtime keeps between tests: idle Ms and the monitor."""
 
-CACHED = frozenset({"gorun._hooks._NoWait"})  # one per M, as long as its thread lives
+CACHED = frozenset(
+    {
+        "gorun._hooks._NoWait",  # one per M, as long as its thread lives
+        "gorun._proc.worker.Worker",  # idle, for the next map, with what it consists of
+        "gorun._proc.wire.Wire",
+        "gorun._proc.start.Ends",
+    }
+)
 """Types whose instances the runtime keeps for later use. Say why beside each."""
 
 WATCHDOG_GRACE = 15.0
@@ -133,12 +142,14 @@ def hook_errors() -> Iterator[HookErrors]:
 
 
 class Snapshot:
-    """What is alive at one moment: goroutines, threads, gorun's objects, coroutines."""
+    """What is alive at one moment: goroutines, threads, processes, gorun's objects, coroutines."""
 
     def __init__(self) -> None:
         self.goroutines = gorun.num_goroutine()
         self.threads = set(threading.enumerate())
         self.tasks = _tasks()
+        self.children = _children()
+        self.memories = _memories() - len(warm.idle_pids())  # each has one page
         self.objects = _objects()
 
     def leaks(self, *, compare_objects: bool) -> list[str]:
@@ -146,7 +157,7 @@ class Snapshot:
         limit = time.monotonic() + SETTLE
         while True:
             gc.collect()
-            found = [*self._goroutines(), *self._threads()]
+            found = [*self._goroutines(), *self._threads(), *self._processes()]
             if compare_objects:
                 found += self._objects()
             if not found or time.monotonic() > limit:
@@ -169,6 +180,12 @@ class Snapshot:
             if task not in self.tasks and task not in known and not name.startswith(OWN_THREADS):
                 yield f"a thread is left that Python does not know: {name!r} ({task})"
 
+    def _processes(self) -> Iterator[str]:
+        for child in _children() - self.children - set(warm.idle_pids()):
+            yield f"a process is left: {child}"
+        if (extra := _memories() - len(warm.idle_pids()) - self.memories) > 0:
+            yield f"{extra} pieces of shared memory more than before the test"
+
     def _objects(self) -> Iterator[str]:
         for name, count in (_objects() - self.objects).items():
             if name not in CACHED:
@@ -184,6 +201,26 @@ def _tasks() -> dict[int, str]:
         except OSError:  # it has ended
             continue
     return tasks
+
+
+def _children() -> set[int]:
+    """The processes that this one has started, the ended that nobody waited for included."""
+    children: set[int] = set()
+    for task in TASKS.iterdir() if TASKS.is_dir() else ():
+        try:
+            children.update(map(int, (task / "children").read_text().split()))
+        except OSError:  # it has ended
+            continue
+    return children
+
+
+def _memories() -> int:
+    """How many pieces of memory this process shares with workers."""
+    count = 0
+    for name in os.listdir("/proc/self/fd") if TASKS.is_dir() else ():
+        with contextlib.suppress(OSError):  # it was the listing's own
+            count += os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:gorun")
+    return count
 
 
 def _objects() -> Counter[str]:

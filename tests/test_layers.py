@@ -13,7 +13,7 @@ pytestmark = pytest.mark.no_matrix
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "rust/core/src"
 LONGEST = 700
-TO_BE_SPLIT: set[str] = set()
+TO_BE_SPLIT = {"rust/core/src/wait.rs"}
 """Longer for now. Who splits one takes it out here: the test fails until then."""
 PYTHON = ROOT / "python/gorun"
 
@@ -72,8 +72,9 @@ LAYERS = [
     {"_gorun"},
     {"_hooks"},
     {"_callers", "_context", "_every", "_joining", "_pool", "_runtime", "_sync", "_ticker"},
-    {"_groups", "_leaks", "_once", "_timeout"},
+    {"_cond", "_groups", "_leaks", "_once", "_timeout"},
     {"_pytest"},
+    {"_proc"},
     {"_map"},
     {"__init__", "_cli"},
     {"__main__"},

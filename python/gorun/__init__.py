@@ -1,13 +1,14 @@
 """Go's scheduler for Python.
 
 Layout: the extension ``_gorun`` (Rust) holds the scheduler, channels and the hot calls; ``_runtime``
-what is easier in Python; ``_sync`` locks and counters; ``_ticker``; ``_joining`` waiting for several;
-``_timeout``, ``_groups``, ``_context``, ``_once``, ``_pool``, ``_every``, ``_leaks`` what their names
-say; ``_map`` the parallel map; ``_errors`` the exceptions; ``_hooks`` what the extension calls back;
-``_settings`` the environment. This file only re-exports.
+what is easier in Python; ``_sync`` and ``_cond`` locks and counters; ``_ticker``, ``_timeout``,
+``_groups``, ``_context``, ``_once``, ``_pool``, ``_every``, ``_leaks`` what their names say;
+``_joining`` waiting for several; ``_map`` the parallel map; ``_errors`` the exceptions; ``_hooks`` what
+the extension calls back; ``_settings`` the environment. This file only re-exports.
 """
 
 from gorun import _runtime as _runtime
+from gorun._cond import Barrier, Cond
 from gorun._context import Context, background
 from gorun._errors import (
     Cancelled,
@@ -68,7 +69,7 @@ from gorun._runtime import (
     stats,
 )
 from gorun._selected import Selected
-from gorun._sync import Barrier, Cond, Event, RWMutex, Semaphore, WaitGroup
+from gorun._sync import Event, RWMutex, Semaphore, WaitGroup
 from gorun._ticker import Ticker
 from gorun._timeout import timeout
 

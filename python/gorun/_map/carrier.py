@@ -29,6 +29,7 @@ from gorun._gorun import Latch
 from gorun._runtime import gomaxprocs
 
 ANY = -1  # what a front waits for that takes whatever comes, in place of an item's number
+PLACES = ("thread", "process")
 ERRORS = ("raise", "return", "collect")
 
 
@@ -57,6 +58,12 @@ class Carrier(Protocol):
         `seen` items have been passed on. The latch may be set early, to have the front look at
         `ahead` again.
         """
+
+    def wait(self, latch: Latch, timeout: float | None) -> None:
+        """Waits until the latch is set, `timeout` seconds at most; None: for ever."""
+
+    async def wait_async(self, latch: Latch, timeout: float | None) -> None:
+        """As `wait`, for a task or an async goroutine."""
 
     def expire(self) -> float | None:
         """Fails the items that overran `item_timeout`.
@@ -109,6 +116,13 @@ class Job:
         self.fn = fn
         self.star = iterables > 1  # an item is a tuple of arguments
         self.is_async = makes_coroutine(fn)
+        self.on = on
+        if self.is_async and on not in (None, "thread"):
+            raise ValueError(f"an async def function runs on goroutines, not on={on!r}: {fn!r}")
+        if isinstance(on, Executor) and (initializer or max_tasks_per_child):
+            raise ValueError(
+                f"initializer and max_tasks_per_child are the executor's own: give them to {on!r}"
+            )
         self.workers = _whole("workers", workers, 1) or gomaxprocs()
         self.ordered = bool(ordered)
         self.chunk = _whole("chunk", chunk, 1)
@@ -140,15 +154,8 @@ def makes_coroutine(fn: Callable[..., Any]) -> bool:
 
 
 def _check_on(on: object) -> None:
-    """None and "thread" pass; what comes later and what never will are told apart."""
-    if on is None or on == "thread":
-        return
-    if on == "process" or isinstance(on, Executor):
-        raise ValueError(
-            f'on={on!r} is not supported yet: only "thread" is, '
-            "worker processes and executors come in a later version"
-        )
-    raise ValueError(f'on must be None, "thread", "process" or an Executor, not {on!r}')
+    if not (on is None or isinstance(on, Executor) or (isinstance(on, str) and on in PLACES)):
+        raise ValueError(f'on must be None, "thread", "process" or an Executor, not {on!r}')
 
 
 def _check_initializer(

@@ -128,7 +128,7 @@ class Flow:
                 self._raise(self._too_late())
             first = False
             if latch is None:
-                latch = self.carrier.watch(self._seen)  # registered: look again, then wait
+                latch = self._watch()  # registered: look again, then wait
             elif (due := self.carrier.expire()) != 0:
                 return Wait(latch, self._shorter(due))
         return False
@@ -199,6 +199,9 @@ class Flow:
                 self._look()
                 if self.ready or self.closed:
                     return
+
+    def _watch(self) -> Latch:
+        return self.carrier.watch(self._seen)
 
     def _stop_input(self) -> None:
         if self._source is not None:

@@ -50,7 +50,7 @@ class Map(Iterator[T]):
                     if move.latch is None:
                         flow.carrier.join()
                     else:
-                        move.latch.wait(move.timeout)
+                        flow.carrier.wait(move.latch, move.timeout)
             except KeyboardInterrupt:
                 flow.end("gorun.map was interrupted")
                 raise
@@ -109,7 +109,7 @@ class AsyncMap(AsyncIterator[T]):
                 if move.latch is None:
                     await flow.carrier.join_async()
                 else:
-                    await move.latch.wait_async(move.timeout)
+                    await flow.carrier.wait_async(move.latch, move.timeout)
 
     async def aclose(self) -> None:
         """Ends the map, as `Map.close` does."""

@@ -119,6 +119,12 @@ class ThreadCarrier:
             self._summon(len(self.work))
         return latch
 
+    def wait(self, latch: Latch, timeout: float | None) -> None:
+        latch.wait(timeout)
+
+    async def wait_async(self, latch: Latch, timeout: float | None) -> None:
+        await latch.wait_async(timeout)
+
     def expire(self) -> float | None:
         limit = self.job.item_timeout
         if limit is None:

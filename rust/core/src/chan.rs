@@ -18,6 +18,7 @@
 //! Invariants, under the lock:
 //! - While a receiver waits (not aside) the buffer is empty and no sender waits, but for the two sides of one select.
 //! - While a sender waits (not aside) the buffer is full. It may be over-full after `put_back`.
+//! - Once it is closed nothing is sent: senders that `close` has not come to yet count as told.
 //! - Values are moved, never made, dropped or looked at.
 
 use std::collections::VecDeque;
@@ -426,8 +427,12 @@ impl<T> Inner<T> {
         })
     }
 
-    /// The value of the oldest sender whose wait is still open.
+    /// The value of the oldest sender whose wait is still open. Those of a closed channel have not been told yet, that is
+    /// all: they keep theirs.
     fn take_from_sender(&mut self) -> Option<(T, Wakeup)> {
+        if self.closed {
+            return None;
+        }
         // SAFETY: as in `deliver`.
         unsafe {
             while let Some(node) = self.senders.pop() {

@@ -99,11 +99,7 @@ impl<R: Rule> Gate<R> {
 
     /// How many wait.
     pub fn waiting(&self) -> usize {
-        let mut inner = self.inner.lock();
-        if inner.queue.is_empty() {
-            inner.waiting = 0;
-        }
-        inner.waiting
+        self.inner.lock().waiting()
     }
 
     /// Changes the state, then lets in whom it admits now.
@@ -139,8 +135,8 @@ impl<R: Rule> Gate<R> {
             }
             spot.node.belongs_to(waker, ticket);
             if !spot.node.is_linked() {
+                inner.waiting = inner.waiting() + 1;
                 inner.queue.push(node);
-                inner.waiting += 1;
             }
         }
         true
@@ -188,6 +184,14 @@ impl<R: Rule> Inner<R> {
         }
     }
 
+    /// How many are in the queue. In a forked child the parent's are forgotten.
+    fn waiting(&mut self) -> usize {
+        if self.queue.is_empty() {
+            self.waiting = 0;
+        }
+        self.waiting
+    }
+
     fn admit(&mut self, woken: &mut Wakeups) {
         // SAFETY: under the lock; nodes of this list are the first fields of spots, which their owners keep until they
         // have been fired or had the lock.
@@ -224,7 +228,7 @@ impl<R: Rule> Inner<R> {
 // ---- rules -------------------------------------------------------------------------------------
 
 /// A number of units; `want` of them at once, first come, first served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Units {
     /// Free ones.
     pub free: u64,
@@ -244,7 +248,7 @@ impl Rule for Units {
 }
 
 /// Readers together, or one writer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readers {
     /// Readers inside.
     pub readers: u64,
@@ -281,7 +285,7 @@ impl Rule for Readers {
 }
 
 /// Open or shut; nobody takes anything by entering.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Flag {
     /// Open.
     pub set: bool,
@@ -296,7 +300,7 @@ impl Rule for Flag {
 }
 
 /// Open while the count is 0. Those who waited for it enter together, whatever comes after.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Count {
     /// Not done yet.
     pub n: i64,
@@ -312,7 +316,7 @@ impl Rule for Count {
 
 /// Calls numbers: those that took one before `notify` are called in the order of their numbers, whether they wait already
 /// or are on their way to. `want` is the number; a number that was called and is given up must be passed on.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Calls {
     next: u64,
     /// Taken and not called.

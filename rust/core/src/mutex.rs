@@ -8,17 +8,17 @@
 //! | end of a wait | what happens |
 //! |---|---|
 //! | handed over | it holds the mutex |
-//! | told to try | `confirm` takes the mutex if it is free, else the waiter enlists again, first, with its old age |
+//! | told to try | `confirm` takes the mutex if it is free, else the waiter enlists again, with its old age, in its old place |
 //! | time-out, cancel | the node is taken out |
 //! | signal | aside: passed over, it keeps its place |
 //! | vanished after it was fired | `vanish`: unlocks, or tells the next |
-//! | fork | the child's queue is empty; locked stays locked (as with `threading.Lock`) |
+//! | fork | the child's queue is empty, nobody is told; locked stays locked (as with `threading.Lock`) |
 //!
 //! Invariant, under the lock: if it is free and somebody waits (not aside), one is told.
 
 use crate::host::Host;
 use crate::prim::Lock;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, epoch};
 use crate::sched::{Ticket, Waker};
 use crate::wait::{List, Node, Wakeup};
 
@@ -57,8 +57,8 @@ impl Default for Turn {
 
 struct Inner {
     locked: bool,
-    /// One was told to try and has not come yet.
-    told: bool,
+    /// One was told to try and has not come yet: the epoch of that (in a forked child nobody was told), else 0.
+    told: u32,
     queue: List,
 }
 
@@ -72,7 +72,7 @@ impl Default for Mutex {
         Self {
             inner: Lock::new(Inner {
                 locked: false,
-                told: false,
+                told: 0,
                 queue: List::new(),
             }),
         }
@@ -121,7 +121,8 @@ impl Mutex {
                 turn.since = now;
                 inner.queue.push(node);
             } else if !turn.node.is_linked() {
-                inner.queue.push_front(node);
+                let next = inner.first_not_older(turn.since);
+                inner.queue.insert(node, next);
             }
         }
         true
@@ -134,7 +135,7 @@ impl Mutex {
         }
         let mut inner = self.inner.lock();
         if std::mem::take(&mut turn.told) {
-            inner.told = false;
+            inner.told = 0;
         }
         !std::mem::replace(&mut inner.locked, true)
     }
@@ -177,12 +178,27 @@ impl Mutex {
 }
 
 impl Inner {
+    /// Where one stands that has waited since `since`: near the front.
+    fn first_not_older(&mut self, since: u64) -> Option<*mut Node> {
+        let mut next = self.queue.head();
+        while let Some(node) = next {
+            // SAFETY: under the lock, as in `pass`.
+            unsafe {
+                if (*node.cast::<Turn>()).since >= since {
+                    break;
+                }
+                next = (*node).next();
+            }
+        }
+        next
+    }
+
     fn pass(&mut self, now: impl Fn() -> u64) -> Wakeup {
         // SAFETY: under the lock; nodes of this list are the first fields of turns, which their owners keep until they
         // have been fired or had the lock.
         unsafe {
             while let Some(node) = self.queue.first() {
-                if self.told {
+                if self.told == epoch() {
                     break;
                 }
                 let turn = node.cast::<Turn>();
@@ -192,7 +208,7 @@ impl Inner {
                 (*turn).told = !hand_over;
                 if let Some(w) = (*node).fire() {
                     self.locked = hand_over;
-                    self.told = !hand_over;
+                    self.told = if hand_over { 0 } else { epoch() };
                     return w;
                 }
                 (*turn).granted = false;

@@ -242,12 +242,15 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     /// With all locks held.
     fn poll(&mut self, random: u64) -> Option<(usize, Wakeup)> {
         let mut left: SmallVec<[u32; 8]> = (0..self.cases.len() as u32).collect();
-        let mut random = random | 1;
+        let mut random = random;
         while !left.is_empty() {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            let i = left.swap_remove((random >> 11) as usize % left.len()) as usize;
+            // SplitMix64: the next one also of a poor number.
+            random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut mixed = random;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^= mixed >> 31;
+            let i = left.swap_remove((mixed >> 11) as usize % left.len()) as usize;
             let Case { on, place } = &mut self.cases[i];
             match on {
                 On::Never => {}

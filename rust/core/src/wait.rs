@@ -4,9 +4,10 @@
 //! Every blocking operation is the same three beats: *try; register; try again or wait*. Who delivers: the one that
 //! changes the state (`Latch::close`, a sender, a timer, a cancel). Who claims: the winner of `StateWord::fire`.
 //!
-//! Stepping aside: a thread that must run signal handlers ends its wait itself (nobody can deliver meanwhile, so a
-//! handler that raises loses nothing), keeps its node in the list marked as aside, and enlists again in the same place.
-//! If its own claim loses, the operation has happened: it returns, and the signal is left to the interpreter.
+//! Stepping aside: a thread that must run signal handlers marks its node in the list as aside, then ends its wait itself
+//! (nobody can deliver meanwhile, so a handler that raises loses nothing), and enlists again afterwards in the same place.
+//! In this order, so that no deliverer takes a node out of the list in vain. If its own claim loses, the operation has
+//! happened: it returns, and the signal is left to the interpreter.
 //!
 //! Ends of a wait on a latch
 //! | end | decided by | what the waiter does |
@@ -212,25 +213,29 @@ impl List {
         self.tail = node;
     }
 
-    /// Puts `node` first: it was first before.
+    /// Puts `node` in its place before `next`, or last.
     ///
     /// # Safety
-    /// As `push`.
-    pub unsafe fn push_front(&mut self, node: *mut Node) {
+    /// As `push`; `next` is linked here.
+    pub unsafe fn insert(&mut self, node: *mut Node, next: Option<*mut Node>) {
         self.refresh();
         // SAFETY: linked nodes are valid by the caller's promise.
         unsafe {
-            (*node).prev = null_mut();
-            (*node).next = self.head;
+            let Some(next) = next else {
+                return self.push(node);
+            };
+            let prev = (*next).prev;
+            (*node).prev = prev;
+            (*node).next = next;
             (*node).linked = true;
             (*node).epoch = self.epoch;
-            if self.head.is_null() {
-                self.tail = node;
+            (*next).prev = node;
+            if prev.is_null() {
+                self.head = node;
             } else {
-                (*self.head).prev = node;
+                (*prev).next = node;
             }
         }
-        self.head = node;
     }
 
     /// True if nobody is in it, those aside included.
@@ -446,10 +451,14 @@ pub enum End {
 pub unsafe trait Attempt {
     /// Tries once more, else registers, under one lock. False: it has happened, nothing is registered. Called again
     /// after `aside` (takes its place again) and after `confirm` said false.
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
+    ///
+    /// # Safety
+    /// The waker is never unmapped, and armed with this ticket; after true the operation is pinned (see above).
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
     /// Takes itself out of every list. The wait is over or `enlist` was never called.
     fn delist(&mut self);
-    /// Keeps its place in every list and gets nothing until it enlists again.
+    /// Keeps its place in every list and gets nothing until it enlists again. Called while the wait is still open: what
+    /// was delivered before stands.
     fn aside(&mut self) {}
     /// After Ready: true if it has happened, false if it was only told to try again.
     fn confirm(&mut self) -> bool {
@@ -462,7 +471,7 @@ pub struct Alone;
 
 // SAFETY: registers nowhere.
 unsafe impl Attempt for Alone {
-    fn enlist(&mut self, _: *const Waker, _: Ticket) -> bool {
+    unsafe fn enlist(&mut self, _: *const Waker, _: Ticket) -> bool {
         true
     }
     fn delist(&mut self) {}
@@ -486,7 +495,7 @@ impl<'a, E> LatchWait<'a, E> {
 
 // SAFETY: the one node is taken out by `delist`.
 unsafe impl<E> Attempt for LatchWait<'_, E> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { self.latch.enlist(&raw mut self.node, waker, ticket) }
     }
@@ -595,7 +604,8 @@ fn block_as<H: Host, A: Attempt, E>(
             attempt.delist();
             break Ok(End::Cancelled);
         };
-        if !attempt.enlist(w, ticket) {
+        // SAFETY: armed just now; `attempt` is borrowed until it was taken out below.
+        if !unsafe { attempt.enlist(w, ticket) } {
             w.word.disarm();
             break Ok(End::Ready);
         }
@@ -665,11 +675,13 @@ fn wait_round<A: Attempt, E>(
         };
         let woke = detached(&|| w.sleep_on(nap));
         if slice.is_some() && woke != Wake::Woken && w.word.phase() == Phase::Parked {
+            // Aside first: a deliverer that finds us in the list either has ended the wait by now, or passes us over. The
+            // other way round one could pop us, lose, and our place would be gone.
+            attempt.aside();
             if w.word.fire(ticket, Verdict::Timeout) != Fire::Wake {
                 break;
             }
             w.word.start();
-            attempt.aside();
             return match check() {
                 Ok(()) => Round::Again,
                 Err(e) => Round::Failed(e),

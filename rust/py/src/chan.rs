@@ -244,7 +244,7 @@ pub struct ChanWork {
 
 impl ChanWork {
     /// Of the Chan object `chan`; `value` for a send.
-    pub fn new(chan: *mut PyObject, form: Form, value: Option<Owned>) -> Work {
+    pub fn work(chan: *mut PyObject, form: Form, value: Option<Owned>) -> Work {
         let mut place = Place::new();
         place.value = value;
         Work::Chan(Self {
@@ -339,13 +339,14 @@ impl Job for ChanWork {
         };
         Ok(self.settle(r))
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         let side = self.side();
-        // SAFETY: works are pinned; the channel is owned by us.
         let chan: *const Chan<Owned> = self.chan.as_ref();
+        // SAFETY: works are pinned; the channel is owned by us.
         let waits = unsafe { (*chan).enlist(rt(), side, &mut self.place, waker, ticket) };
         // One of many was sent just now: the rest may have to wait, which the caller finds by `confirm`.
-        waits || !self.confirm() && self.enlist(waker, ticket)
+        // SAFETY: as the caller promised.
+        waits || !self.confirm() && unsafe { self.enlist(waker, ticket) }
     }
     fn delist(&mut self) {
         let side = self.side();

@@ -99,8 +99,8 @@ pub mod name {
     pub static CLOSE: Name = Name::new(c"close");
     pub static THROW: Name = Name::new(c"throw");
     pub static ORIGIN: Name = Name::new(c"_origin");
-    pub static GOROUTINE: Name = Name::new(c"_goroutine");
     pub static SENT: Name = Name::new(c"sent");
+    pub static GOROUTINE: Name = Name::new(c"_goroutine");
     pub static ASYNCIO_EVENTS: Name = Name::new(c"asyncio.events");
     pub static TRACE_HOOK: Name = Name::new(c"_trace_hook");
     pub static PROFILE_HOOK: Name = Name::new(c"_profile_hook");
@@ -109,8 +109,8 @@ pub mod name {
         &CLOSE,
         &THROW,
         &ORIGIN,
-        &GOROUTINE,
         &SENT,
+        &GOROUTINE,
         &ASYNCIO_EVENTS,
         &TRACE_HOOK,
         &PROFILE_HOOK,

@@ -49,7 +49,7 @@ pub struct GateWork {
 }
 
 impl GateWork {
-    fn new(gate: &Bound<'_, PyGate>, want: u64) -> Work {
+    fn work(gate: &Bound<'_, PyGate>, want: u64) -> Work {
         Work::Gate(Self {
             // SAFETY: attached, a live object.
             target: unsafe { Owned::new(gate.as_ptr()) },
@@ -86,7 +86,7 @@ impl Job for GateWork {
     fn attempt(&mut self) -> Res<bool> {
         Ok(each!(self.any(), g => g.try_enter(self.spot.want())))
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: works are pinned.
         unsafe { each!(self.any(), g => g.enlist(&mut self.spot, waker, ticket)) }
     }
@@ -167,7 +167,7 @@ impl PyGate {
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = limit(timeout)?;
-        let r = door::perform(&mut GateWork::new(slf, want), limit).map_err(fetched)?;
+        let r = door::perform(&mut GateWork::work(slf, want), limit).map_err(fetched)?;
         // SAFETY: a new reference.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), r) })
     }
@@ -179,7 +179,7 @@ impl PyGate {
         want: u64,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let op = ops::make(GateWork::new(slf, want), limit(timeout)?).map_err(fetched)?;
+        let op = ops::make(GateWork::work(slf, want), limit(timeout)?).map_err(fetched)?;
         // SAFETY: a new reference.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), op) })
     }

@@ -2,8 +2,8 @@
 //!
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
-//! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `timer`, `scope` (cancels with an origin),
-//! `target` (whom), `info`, `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
+//! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
+//! `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;

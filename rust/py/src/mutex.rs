@@ -40,7 +40,7 @@ pub struct LockWork {
 }
 
 impl LockWork {
-    fn new(o: *mut PyObject, enter: bool) -> Work {
+    fn work(o: *mut PyObject, enter: bool) -> Work {
         Work::Lock(Self {
             // SAFETY: attached, a live object.
             target: unsafe { Owned::new(o) },
@@ -65,7 +65,7 @@ impl Job for LockWork {
     fn attempt(&mut self) -> Res<bool> {
         Ok(self.mutex().try_lock())
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: works are pinned.
         unsafe { self.mutex().enlist(rt(), &mut self.turn, waker, ticket) }
     }
@@ -139,7 +139,7 @@ fn blocking(o: *mut PyObject, limit: Option<Duration>, enter: bool) -> Res<*mut 
             boolean(true)
         });
     }
-    let r = door::wait_for(&mut LockWork::new(o, false), limit)?;
+    let r = door::wait_for(&mut LockWork::work(o, false), limit)?;
     if !enter {
         return Ok(r);
     }
@@ -180,7 +180,7 @@ unsafe extern "C" fn acquire_async(
         // SAFETY: as the interpreter gave them.
         let [b, t] = unsafe { parse("acquire_async", ["blocking", "timeout"], 2, args, n, kw)? };
         let limit = lock_args(b, t)?.unwrap_or(Some(Duration::ZERO));
-        ops::make(LockWork::new(o, false), limit)
+        ops::make(LockWork::work(o, false), limit)
     })
 }
 
@@ -189,7 +189,7 @@ unsafe extern "C" fn enter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 }
 
 unsafe extern "C" fn aenter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make(LockWork::new(o, true), None))
+    guard(|| ops::make(LockWork::work(o, true), None))
 }
 
 fn unlock(o: *mut PyObject) -> Res<*mut PyObject> {

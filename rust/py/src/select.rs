@@ -190,7 +190,7 @@ impl Job for SelectWork {
         self.done = self.select.attempt(rt(), random());
         Ok(self.done.is_some() || self.default)
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: works are pinned (this one in its box).
         self.done = unsafe { self.select.enlist(rt(), random(), waker, ticket) };
         self.done.is_none()

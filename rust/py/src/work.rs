@@ -32,7 +32,10 @@ pub trait Job {
     /// The first beat: true if it has happened. Errors are those that come before any wait.
     fn attempt(&mut self) -> Res<bool>;
     /// As `Attempt::enlist`.
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool;
     /// As `Attempt::delist`.
     fn delist(&mut self);
     /// As `Attempt::aside`.
@@ -56,7 +59,6 @@ pub trait Job {
 }
 
 /// Any kind.
-#[expect(clippy::large_enum_variant, reason = "the large ones are the hot ones")]
 pub enum Work {
     Join(Join),
     Latch(LatchWork),
@@ -89,8 +91,9 @@ impl Job for Work {
     fn attempt(&mut self) -> Res<bool> {
         each!(self, j => j.attempt())
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
-        each!(self, j => j.enlist(waker, ticket))
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+        // SAFETY: as the caller promised.
+        unsafe { each!(self, j => j.enlist(waker, ticket)) }
     }
     fn delist(&mut self) {
         each!(self, j => j.delist());
@@ -120,8 +123,9 @@ impl Job for Work {
 
 // SAFETY: each kind takes its nodes out in `delist`; works are pinned (file head).
 unsafe impl Attempt for Work {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
-        Job::enlist(self, waker, ticket)
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+        // SAFETY: as the caller promised.
+        unsafe { Job::enlist(self, waker, ticket) }
     }
     fn delist(&mut self) {
         Job::delist(self);
@@ -195,7 +199,7 @@ impl Job for Join {
         goroutine::refuse_foreign(g)?;
         Ok(false)
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         let latch: *const Latch<Ext> = latch_of(&self.handle);
         if has_ended(&self.handle) {
             return false;
@@ -204,8 +208,8 @@ impl Job for Join {
         unsafe { (*latch).enlist(&raw mut self.node, waker, ticket) }
     }
     fn delist(&mut self) {
-        // SAFETY: given to this latch, or to none.
         let latch: *const Latch<Ext> = latch_of(&self.handle);
+        // SAFETY: given to this latch, or to none.
         unsafe { (*latch).delist(&raw mut self.node) };
     }
     fn result(&mut self) -> Res<*mut PyObject> {
@@ -248,7 +252,7 @@ impl Job for LatchWork {
     fn attempt(&mut self) -> Res<bool> {
         Ok(self.latch().is_closed())
     }
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         let node = &raw mut self.node;
         // SAFETY: works are pinned.
         unsafe { self.latch().enlist(node, waker, ticket) }

@@ -105,12 +105,12 @@ unsafe fn only_timeout(
 
 fn send_work(o: *mut PyObject, v: *mut PyObject) -> Work {
     // SAFETY: attached, a live object.
-    ChanWork::new(chan(o), Form::Send, Some(unsafe { Owned::new(v) }))
+    ChanWork::work(chan(o), Form::Send, Some(unsafe { Owned::new(v) }))
 }
 
 fn many_work(o: *mut PyObject, v: *mut PyObject) -> Res<Work> {
     let values = values(v)?;
-    Ok(ChanWork::new(
+    Ok(ChanWork::work(
         chan(o),
         Form::SendMany(Box::new(Batch { values, sent: 0 })),
         None,
@@ -173,14 +173,14 @@ both!(send, send_async: |o, args, n, kw, name| {
     (send_work(o, v), limit)
 });
 both!(recv, recv_async: |o, args, n, kw, name| {
-    (ChanWork::new(chan(o), Form::Recv, None), only_timeout(name, args, n, kw)?)
+    (ChanWork::work(chan(o), Form::Recv, None), only_timeout(name, args, n, kw)?)
 });
 both!(recv_ok, recv_ok_async: |o, args, n, kw, name| {
-    (ChanWork::new(chan(o), Form::RecvOk, None), only_timeout(name, args, n, kw)?)
+    (ChanWork::work(chan(o), Form::RecvOk, None), only_timeout(name, args, n, kw)?)
 });
 both!(recv_many, recv_many_async: |o, args, n, kw, name| {
     let (count, limit) = how_many(name, args, n, kw)?;
-    (ChanWork::new(chan(o), Form::RecvMany(count), None), limit)
+    (ChanWork::work(chan(o), Form::RecvMany(count), None), limit)
 });
 both!(send_many, send_many_async: |o, args, n, kw, name| {
     let (v, limit) = send_args(name, "values", args, n, kw)?;
@@ -280,7 +280,7 @@ unsafe extern "C" fn truth(_: *mut PyObject) -> c_int {
 unsafe extern "C" fn next(o: *mut PyObject) -> *mut PyObject {
     let mut over = false;
     let r = guard(|| {
-        let pair = door::perform(&mut ChanWork::new(chan(o), Form::RecvOk, None), None)?;
+        let pair = door::perform(&mut ChanWork::work(chan(o), Form::RecvOk, None), None)?;
         // SAFETY: attached; a tuple of two.
         unsafe {
             over = ffi::PyTuple_GET_ITEM(pair, 1) == ffi::Py_False();
@@ -298,7 +298,7 @@ unsafe extern "C" fn next(o: *mut PyObject) -> *mut PyObject {
 }
 
 unsafe extern "C" fn anext(o: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make(ChanWork::new(chan(o), Form::Next, None), None))
+    guard(|| ops::make(ChanWork::work(chan(o), Form::Next, None), None))
 }
 
 unsafe extern "C" fn hash(o: *mut PyObject) -> ffi::Py_hash_t {

@@ -136,7 +136,8 @@ impl Op {
         self.head().g = Some(g);
         self.head().ticket = Some(ticket);
         if let Some(w) = self.work() {
-            if !w.enlist(&raw const g.waker, ticket) {
+            // SAFETY: armed with this ticket; the work lies in this object, which leaves the lists before it goes.
+            if !unsafe { w.enlist(&raw const g.waker, ticket) } {
                 self.head().found = Found::Happened;
                 self.release_stand_in();
                 return false;

@@ -303,7 +303,8 @@ impl Op {
         };
         self.head().ticket = Some(ticket);
         if let Some(w) = self.work() {
-            if !w.enlist(&raw const g.waker, ticket) {
+            // SAFETY: armed with this ticket; the work lies in this object, which leaves the lists before it goes.
+            if !unsafe { w.enlist(&raw const g.waker, ticket) } {
                 g.waker.word.disarm();
                 self.head().registered = false;
                 return self.outcome(Found::Happened).map(Step::Return);
@@ -376,11 +377,12 @@ impl Op {
                 if self.until() != FOR_EVER {
                     rt().drop_timer(&g);
                 }
-                if !won && g.waker.word.verdict() == Some(Verdict::Ready) {
-                    if self.work().is_none_or(|w| w.confirm()) {
-                        self.undo();
-                        return false;
-                    }
+                if !won
+                    && g.waker.word.verdict() == Some(Verdict::Ready)
+                    && self.work().is_none_or(|w| w.confirm())
+                {
+                    self.undo();
+                    return false;
                 }
                 self.unregister();
                 true

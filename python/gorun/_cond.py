@@ -1,0 +1,377 @@
+"""``Cond`` and ``Barrier``: those that stand on a lock and a queue together.
+
+A Cond's waiter takes a number while it holds the lock, gives the lock up, and waits for its number to
+be called: a ``notify`` in between is not lost. ``wait`` always takes its lock again before it ends,
+whatever happened, and passes a call on that it cannot use. A Barrier is one flag per round.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from gorun import _gorun
+from gorun._gorun import Gate, Mutex
+from gorun._sync import _units
+
+T = TypeVar("T")
+
+# ---- Cond ------------------------------------------------------------------------------------
+
+
+class _Shield:
+    """Holds a goroutine's cancel back while a Cond takes its lock again."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = _gorun._shield_enter()
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            _gorun._shield_exit(self._before)
+
+
+class Cond:
+    """A condition variable as ``threading.Condition``, over a ``Mutex``.
+
+    ``lock``: a Mutex or another lock with ``acquire`` and ``release`` (and, to be awaited,
+    ``acquire_async``); None makes a Mutex. Go's ``sync.Cond``.
+
+    >>> import gorun
+    >>> cond, ready = gorun.Cond(), []
+    >>> def produce() -> None:
+    ...     with cond:
+    ...         ready.append(1)
+    ...         cond.notify()
+    >>> g = gorun.go(produce)
+    >>> with cond:
+    ...     cond.wait_for(lambda: ready, timeout=10)
+    [1]
+    """
+
+    __slots__ = ("__weakref__", "_calls", "_lock")
+
+    def __init__(self, lock: Any = None) -> None:
+        if lock is None:
+            lock = Mutex()
+        elif not (hasattr(lock, "acquire") and hasattr(lock, "release")):
+            raise TypeError(f"lock must be a Mutex or None, not {lock!r}")
+        self._lock: Any = lock
+        self._calls = Gate.calls()
+
+    def __repr__(self) -> str:
+        return f"<gorun.Cond({self._lock!r}, {self._calls.waiting()})>"
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        """Lock the underlying lock."""
+        return bool(self._lock.acquire(*args, **kwargs))
+
+    def acquire_async(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, bool]:
+        """As ``acquire``, awaited."""
+        op: Coroutine[Any, Any, bool] = self._lock.acquire_async(*args, **kwargs)
+        return op
+
+    def release(self) -> None:
+        """Unlock the underlying lock."""
+        self._lock.release()
+
+    def locked(self) -> bool:
+        """Whether the underlying lock is locked."""
+        return bool(self._lock.locked())
+
+    def __enter__(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    async def __aenter__(self) -> bool:
+        await self._lock.acquire_async()
+        return True
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def _owned(self, what: str) -> None:
+        lock = self._lock
+        if hasattr(lock, "_is_owned"):
+            owned = lock._is_owned()
+        elif hasattr(lock, "locked"):
+            owned = lock.locked()
+        else:
+            owned = not lock.acquire(False)
+            if not owned:
+                lock.release()
+        if not owned:
+            raise RuntimeError(f"cannot {what} on un-acquired lock")
+
+    def _let_go(self) -> Callable[[], None] | None:
+        """Unlock; for a re-entrant lock, how to lock it as often again."""
+        save = getattr(self._lock, "_release_save", None)
+        if save is None:
+            self._lock.release()
+            return None
+        state = save()
+        restore = self._lock._acquire_restore
+        return lambda: restore(state)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Unlock, wait for a ``notify``, lock again; False if ``timeout`` seconds were up first.
+
+        The lock is held at the end whatever happened. RuntimeError unless it is held at the start.
+        """
+        self._owned("wait")
+        number = self._calls.number()
+        again = self._let_go() or self._lock.acquire
+        try:
+            called = bool(self._calls.enter(number, timeout))
+            return called or self._calls.give_up(number)
+        except BaseException:
+            if self._calls.give_up(number):
+                self._calls.notify(1)
+            raise
+        finally:
+            self._retake(again)
+
+    def _retake(self, again: Callable[[], Any]) -> None:
+        """Lock again: no cancel and no signal handler's error comes before that."""
+        late: BaseException | None = None
+        with _Shield():
+            while True:
+                try:
+                    again()
+                    break
+                except Exception:
+                    raise
+                except BaseException as e:
+                    late = e
+        if late is not None:
+            raise late
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """As ``wait``, awaited."""
+        self._owned("wait")
+        number = self._calls.number()
+        self._lock.release()
+        try:
+            called = await self._calls.enter_async(number, timeout)
+            return called or self._calls.give_up(number)
+        except BaseException:
+            if self._calls.give_up(number):
+                self._calls.notify(1)
+            raise
+        finally:
+            await self._retake_async()
+
+    async def _retake_async(self) -> None:
+        late: BaseException | None = None
+        with _Shield():
+            while True:
+                try:
+                    await self._lock.acquire_async()
+                    break
+                except (Exception, GeneratorExit):
+                    raise
+                except BaseException as e:
+                    late = e
+        if late is not None:
+            raise late
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        """Wait until ``predicate()`` is true; its last value, also when the time is up."""
+        end = None if timeout is None else time.monotonic() + timeout
+        result = predicate()
+        while not result:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+            result = predicate()
+        return result
+
+    async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        """As ``wait_for``, awaited."""
+        end = None if timeout is None else time.monotonic() + timeout
+        result = predicate()
+        while not result:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            await self.wait_async(left)
+            result = predicate()
+        return result
+
+    def notify(self, n: int = 1) -> None:
+        """Wake up to ``n`` of those that wait, the oldest first. RuntimeError without the lock."""
+        self._owned("notify")
+        if _units(n, "n") > 0:
+            self._calls.notify(n)
+
+    def notify_all(self) -> None:
+        """Wake all that wait. RuntimeError without the lock."""
+        self._owned("notify")
+        self._calls.notify(_ALL)
+
+
+_ALL = 2**62
+
+
+# ---- Barrier ---------------------------------------------------------------------------------
+
+
+class _Round:
+    """One filling of a Barrier: those that came wait before its gate."""
+
+    __slots__ = ("broken", "came", "full", "gate")
+
+    def __init__(self, broken: bool = False) -> None:
+        self.gate = Gate.flag()
+        self.came = 0
+        self.full = False
+        self.broken = broken
+
+
+class Barrier:
+    """Lets ``parties`` callers go on together, again and again, as ``threading.Barrier``.
+
+    ``action`` is called by the last that comes, before any goes on; ``timeout`` (seconds) is the
+    default of ``wait``. Raises ``threading.BrokenBarrierError``, and ValueError unless there is a party.
+
+    >>> import gorun
+    >>> barrier = gorun.Barrier(2)
+    >>> g = gorun.go(barrier.wait)
+    >>> sorted([barrier.wait(), g.result()])
+    [0, 1]
+    """
+
+    __slots__ = ("__weakref__", "_action", "_mutex", "_parties", "_round", "_timeout")
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        if _units(parties, "parties") < 1:
+            raise ValueError(f"parties must be > 0, not {parties}")
+        self._parties = parties
+        self._action = action
+        self._timeout = timeout
+        self._mutex = Mutex()
+        self._round = _Round()
+
+    def __repr__(self) -> str:
+        if self.broken:
+            return f"<gorun.Barrier at {id(self):#x}: broken>"
+        return f"<gorun.Barrier at {id(self):#x}: waiters={self.n_waiting}/{self.parties}>"
+
+    def _come(self) -> tuple[_Round, int]:
+        """Count one more; the last one does the action. With the mutex held."""
+        this = self._round
+        if this.broken:
+            raise threading.BrokenBarrierError
+        index = this.came
+        this.came += 1
+        if this.came == self._parties:
+            try:
+                if self._action is not None:
+                    self._action()
+            except BaseException:
+                self._break(this)
+                raise
+            self._round = _Round()
+            this.full = True
+            this.gate.set(True)
+        return this, index
+
+    def _break(self, this: _Round) -> None:
+        this.broken = True
+        this.gate.set(True)
+
+    def _left(self, this: _Round, passed: bool) -> None:
+        """After the wait, with the mutex held if it did not pass."""
+        if not passed and not this.full:
+            self._break(this)
+        if this.broken:
+            raise threading.BrokenBarrierError
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all have come; a number from 0 to parties - 1, another one for each.
+
+        Raises BrokenBarrierError if the barrier is or becomes broken, also by a time-out of one.
+        """
+        limit = self._timeout if timeout is None else timeout
+        with self._mutex:
+            this, index = self._come()
+        try:
+            passed = bool(this.gate.enter(1, limit))
+        except BaseException:
+            with _Shield(), self._mutex:
+                this.came -= not this.full
+            raise
+        with _Shield(), self._mutex:
+            self._left(this, passed)
+        return index
+
+    async def wait_async(self, timeout: float | None = None) -> int:
+        """As ``wait``, awaited."""
+        limit = self._timeout if timeout is None else timeout
+        with self._mutex:
+            this, index = self._come()
+        try:
+            passed = await this.gate.enter_async(1, limit)
+        except BaseException:
+            with _Shield(), self._mutex:
+                this.came -= not this.full
+            raise
+        with _Shield(), self._mutex:
+            self._left(this, passed)
+        return index
+
+    def reset(self) -> None:
+        """Start anew; those that wait get BrokenBarrierError."""
+        with _Shield(), self._mutex:
+            old, self._round = self._round, _Round()
+            if old.came:
+                self._break(old)
+
+    def abort(self) -> None:
+        """Break it: those that wait, and that come until ``reset``, get BrokenBarrierError."""
+        with _Shield(), self._mutex:
+            self._break(self._round)
+
+    @property
+    def parties(self) -> int:
+        """How many go on together."""
+        return self._parties
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait now."""
+        this = self._round
+        return 0 if this.full or this.broken else this.came
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is broken."""
+        return self._round.broken
+
+
+for _cls in (Cond, Barrier):
+    _cls.__module__ = "gorun"
+del _cls

@@ -1,0 +1,15 @@
+"""Worker processes: what carries a map (`gorun.map(on="process")`) and an executor.
+
+pool.py    `Pool`: single calls with callbacks, for an executor
+crew.py    `Crew`: workers at work on batches of numbered items, for a map and for a pool
+warm.py    workers that are kept between maps; exit and fork
+worker.py  one worker as the parent sees it
+start.py   how a worker is started
+sizing.py  how many items make a batch
+codec.py   what travels by pickle, what by cloudpickle, and who is to blame if it cannot
+wire.py    frames on a socket, large ones in shared memory (both sides)
+child.py   what a worker runs (the other side)
+
+Imports go downwards in this list. wire.py and child.py import nothing of gorun: a worker loads
+these two files alone.
+"""

@@ -1,0 +1,400 @@
+"""What a worker process runs: batches of items, one after the other, until the parent has gone.
+
+Who does what
+- The main thread reads frames, runs what they bring and sends what came of it.
+- A batch is begun with a token: one byte, the batch's number, that the parent wrote into a pipe
+  that both read from. A parent that wants a batch back reads its token itself; whoever has got it
+  has the batch. That needs nobody's cooperation: the worker may be stuck in native code.
+- A helper thread serves the parent's wish for what is left of a batch that takes long: it sends the
+  results that are there, and gives back the items that are not begun. It needs the interpreter, so
+  it comes when the item at work lets go of it.
+- Items and outcomes lie in two deques, whose ends are taken by single operations: an item is run
+  or given back, and an outcome is sent by one of the two threads.
+- Before each item its place in the batch goes into a page that the parent maps: it is how a parent
+  knows which items a dead worker had begun.
+
+The end: the lifeline is a pipe that only the parent could write to. When its end is closed, because
+the parent closed it or is gone, the kernel sends SIGKILL (F_SETSIG): also to a worker that computes
+in native code. Elsewhere than on Linux, the end of the socket has to do. SIGINT is ignored: a Ctrl-C
+reaches the whole group, and the parent decides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _pickle import loads
+from _thread import allocate_lock, start_new_thread
+from collections import deque
+from itertools import starmap
+from time import perf_counter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
+
+    from gorun._proc import wire
+else:
+    wire = sys.modules["_gorun_wire"]
+
+F_SETSIG = 10  # Linux; the fcntl module does not name it on every version
+
+
+class Failed:
+    """The outcome of an item that raised."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Job:
+    """What is done with each item; it comes once, before the batches that want it."""
+
+    def __init__(self, fn: Callable[..., Any], star: bool, retries: int) -> None:
+        self.fn = fn if retries == 0 else persistent(fn, retries)
+        self.star = star
+
+
+def persistent(fn: Callable[..., Any], retries: int) -> Callable[..., Any]:
+    """Calls `fn` again if it raises an Exception, up to `retries` times."""
+
+    def tried(*args: Any) -> Any:
+        left = retries
+        while True:
+            try:
+                return fn(*args)
+            except Exception:
+                if left == 0:
+                    raise
+                left -= 1
+
+    return tried
+
+
+class Batch:
+    """The items of one batch, and what came of them."""
+
+    def __init__(self, number: int, items: list[Any], page: memoryview | None) -> None:
+        self.number = number
+        self.items = deque(items)
+        self.done: deque[Any] = deque()
+        self.ended = False  # the last item has been taken, by whomever
+        self.failed = False  # some outcome is a Failed
+        self._page = page
+        if page is not None:
+            page[1] = 0
+            page[0] = number
+
+    def taken(self) -> Iterator[Any]:
+        """The items, each noted before it is run."""
+        pop, page, begun = self.items.popleft, self._page, 0
+        while True:
+            try:
+                item = pop()
+            except IndexError:
+                self.ended = True
+                return
+            if page is not None:
+                begun += 1
+                page[1] = begun
+            yield item
+            item = None  # or it would live as long as the next one runs
+
+    def run(self, job: Job) -> None:
+        """Runs all items that nobody takes back."""
+        taken, done, fn = self.taken(), self.done, job.fn
+        call = starmap if job.star else map
+        while not self.ended:
+            try:
+                done.extend(call(fn, taken))
+                if not self.ended:  # that was no end of the items
+                    raise StopIteration
+            except BaseException as error:
+                self.failed = True
+                trace = error.__traceback__
+                done.append(Failed(error.with_traceback(trace and trace.tb_next)))
+
+
+class Worker:
+    """The one worker of this process."""
+
+    def __init__(self, sock: Any, tokens: int, control: int, page: memoryview | None) -> None:
+        self.wire = wire.Wire(sock)
+        self.tokens, self.control, self.page = tokens, control, page
+        self.by_value: tuple[bytes, ...] = (b"__main__",)
+        self.keep: float | None = None  # seconds without work until it ends
+        self.job: Job | None = None
+        self.batch: Batch | None = None
+        self.helped = False
+        self.token: int | None = None  # taken for a batch that is still to come
+        self.sending = allocate_lock()
+
+    def main(self) -> None:
+        """Serves frames until there are no more."""
+        while (frame := self.next_frame()) is not None:
+            if frame.kind == wire.BATCH:
+                self.do_batch(frame)
+            elif frame.kind == wire.JOB:
+                self.take_job(frame)
+            elif frame.kind == wire.SETUP:
+                self.set_up(loads(frame.data))
+            elif frame.kind == wire.EXIT:
+                return
+
+    def next_frame(self) -> Any:
+        """The next frame; None when the parent has gone, or nothing came for long."""
+        while (frame := self.wire.get()) is None:
+            try:
+                if not self.wire.fill():
+                    return None
+            except (BlockingIOError, TimeoutError):
+                return None  # `keep` is over
+            except OSError:
+                return None
+        return frame
+
+    def set_up(self, told: dict[str, Any]) -> None:
+        """Makes this process as like the parent as it need be."""
+        for name, value in told["sys"].items():
+            setattr(sys, name, value)
+        if os.environ != told["environ"]:
+            os.environ.clear()
+            os.environ.update(told["environ"])
+        if told["cwd"] is not None:
+            os.chdir(told["cwd"])
+        try:
+            with open("/proc/self/comm", "w") as comm:
+                comm.write(told["name"])
+        except OSError:
+            pass
+
+    def take_job(self, frame: Any) -> None:
+        """Unpickles what is to be done, and runs its initializer."""
+        self.job = None
+        keep = frame.count / 1000 if frame.count else None
+        self.wire.sock.settimeout(keep)
+        if not frame.data:
+            self.wire.done_with(frame)
+            self.wire.trim()
+            return
+        what = "the function"
+        try:
+            plain, packed = loads(frame.data)
+            self.by_value = plain["by_value"]
+            frame.copy()  # the function stays
+            fn, initializer, initargs = loads(packed, buffers=frame.buffers)
+            if fn is None:
+                fn = call
+            if initializer is not None:
+                what = "the initializer"
+                initializer(*initargs)
+            self.job = Job(fn, plain["star"], plain["retries"])
+        except BaseException as error:
+            self.send(wire.BAD, frame.number, 0, (what, pack_error(error, self)))
+            return
+        finally:
+            self.wire.done_with(frame)
+        self.send(wire.READY, frame.number, 0, None)
+
+    def do_batch(self, frame: Any) -> None:
+        """Runs a batch, unless the parent has taken it back."""
+        if not self.may_begin(frame.number & 0xFF):
+            self.wire.done_with(frame)
+            return
+        job = self.job
+        if job is None:  # it could not be had, and the parent knows
+            self.wire.done_with(frame)
+            return
+        if self.wire.keeps_many:
+            frame.copy()
+        try:
+            items = loads(frame.data, buffers=frame.buffers)
+        except BaseException as error:
+            self.wire.done_with(frame)
+            self.send(wire.BAD, frame.number, 1, ("", pack_error(error, self)))
+            return
+        batch = Batch(frame.number, items, self.page)
+        del items
+        if len(batch.items) > 1 and not self.helped:
+            self.helped = True
+            start_new_thread(self.help, ())
+        self.batch = batch
+        began = perf_counter()
+        batch.run(job)
+        seconds = perf_counter() - began
+        self.batch = None
+        with self.sending:
+            self.answer(wire.DONE, batch, seconds, 0, frame)
+
+    def may_begin(self, number: int) -> bool:
+        """Takes the batch's token, if it is there."""
+        if self.token is None:
+            try:
+                self.token = os.read(self.tokens, 1)[0]
+            except (BlockingIOError, IndexError):
+                return False
+        if self.token != number:
+            return False
+        self.token = None
+        return True
+
+    def help(self) -> None:
+        """Gives the rest of a batch back, each time that the parent asks for it."""
+        while (asked := os.read(self.control, 1)) != b"":
+            with self.sending:
+                batch = self.batch
+                if batch is None or batch.number & 0xFF != asked[0]:
+                    continue
+                back = 0
+                try:
+                    while True:
+                        batch.items.pop()
+                        back += 1
+                except IndexError:
+                    pass
+                self.answer(wire.PART, batch, 0.0, back, None)
+
+    def answer(self, kind: int, batch: Batch, seconds: float, back: int, frame: Any) -> None:
+        """Sends the outcomes that are there. The caller holds `sending`."""
+        values = [batch.done.popleft() for _ in range(len(batch.done))]
+        errors: dict[int, Any] | None = None
+        if batch.failed:
+            errors = {}
+            for place, value in enumerate(values):
+                if type(value) is Failed:
+                    values[place] = None
+                    errors[place] = pack_error(value.error, self)
+        flush_output()
+        try:
+            data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
+        except Exception:
+            values, errors = self.sorted_out(values, errors or {})
+            data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
+        self.wire.put(kind, batch.number, len(values), data, buffers)
+        del values, buffers
+        batch.done.clear()
+        if frame is not None:
+            self.wire.done_with(frame)
+        self.flush()
+
+    def sorted_out(self, values: list[Any], errors: dict[int, Any]) -> tuple[list[Any], Any]:
+        """As `values` and `errors`, with what cannot be pickled as an error."""
+        for place, value in enumerate(values):
+            try:
+                wire.dumps(value, self.by_value)
+            except Exception as error:
+                values[place] = None
+                kind, text = type(error), f"{error} (the result {shown(value)})"
+                errors[place] = ("unsent", kind.__name__, text, "")
+        return values, errors
+
+    def send(self, kind: int, number: int, count: int, thing: Any) -> None:
+        """Sends one frame."""
+        data, buffers = wire.dumps(thing, self.by_value)
+        with self.sending:
+            self.wire.put(kind, number, count, data, buffers)
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends all there is; ends the process if nobody reads it any more."""
+        timeout = self.wire.sock.gettimeout()
+        try:
+            if timeout is not None:
+                self.wire.sock.settimeout(None)
+            self.wire.flush()
+            if timeout is not None:
+                self.wire.sock.settimeout(timeout)
+        except OSError:
+            os._exit(0)
+
+
+def call(packed: Any) -> Any:
+    """One call of an executor, pickled by itself so that it fails by itself."""
+    if isinstance(packed, tuple):
+        fn, args, kwargs = loads(packed[0], buffers=packed[1])
+    else:
+        fn, args, kwargs = loads(packed)
+    return fn(*args, **kwargs)
+
+
+def shown(thing: object) -> str:
+    """`repr`, short, and come what may."""
+    try:
+        text = repr(thing)
+    except Exception:
+        text = f"a {type(thing).__name__}"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def flush_output() -> None:
+    """What an item printed is there before its result is."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib would be an import more for each worker
+            stream.flush()
+        except Exception:
+            pass
+
+
+def pack_error(error: BaseException, worker: Worker) -> tuple[str, Any, Any, str]:
+    """An exception as it travels: whole, else its parts, else its text; and its traceback."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    kind = type(error)
+    try:
+        data, _ = wire.dumps(error, worker.by_value)
+        if type(loads(data)) is kind:
+            return "whole", data, None, text
+    except Exception:
+        pass
+    try:
+        data, _ = wire.dumps((kind, error.args, vars(error)), worker.by_value)
+        loads(data)
+        return "parts", data, None, text
+    except Exception as why:
+        return "text", f"{kind.__module__}.{kind.__qualname__}", f"{shown(error)} ({why})", text
+
+
+def tie_to_parent(lifeline: int) -> None:
+    """Has the kernel kill this process when the other end of the lifeline is closed."""
+    try:
+        import fcntl
+
+        # Opened anew: who gets the signal belongs to the open file, and ours is nobody else's.
+        fd = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(fd, F_SETSIG, 9)
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    except (ImportError, AttributeError, OSError):
+        return
+    try:
+        if os.read(fd, 1) == b"":  # it was closed before
+            os._exit(0)
+    except BlockingIOError:
+        pass
+
+
+def main(fds: list[int]) -> NoReturn:
+    """The program: `fds` are socket, lifeline, tokens, control, and the page or -1."""
+    import signal
+    from _socket import socket
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    sock, lifeline, tokens, control, page = fds
+    for fd in fds:
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    tie_to_parent(lifeline)
+    view = None
+    if page >= 0:
+        import mmap
+
+        view = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("Q")
+        os.close(page)
+    Worker(socket(fileno=sock), tokens, control, view).main()
+    sys.exit(0)  # as a program ends: exit handlers, flushed output

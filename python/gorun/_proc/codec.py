@@ -1,0 +1,198 @@
+"""What travels how, and who is to blame if it cannot.
+
+Plain pickle where it does: by reference, fast. cloudpickle (by value) for lambdas, closures, and for
+what belongs to `__main__` or to a module that a worker cannot import: there is no such module there,
+or another one. A pickle that names such a module is made again by value (wire.py, `dumps`).
+
+Exceptions keep their type and get the worker's traceback as `__cause__`. Where one cannot be
+unpickled, its type, `args` and attributes are put together again without its constructor; where
+that fails too, a RuntimeError names it.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import Any
+
+from gorun._proc import start, wire
+
+_registering = threading.Lock()
+
+
+class RemoteTraceback(Exception):
+    """The `__cause__` of an exception of a worker process: `tb` is the traceback's text there."""
+
+    def __init__(self, tb: str) -> None:
+        super().__init__(tb)
+        self.tb = tb
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.tb}"""'
+
+
+class Codec:
+    """Packs for workers, by one map's or one pool's knowledge of what they cannot import."""
+
+    def __init__(self, *functions: Callable[..., Any] | None) -> None:
+        self._seen: set[str] = set()
+        self._modules: list[ModuleType] = []
+        self.by_value: tuple[bytes, ...] = (b"__main__",)
+        for fn in functions:
+            self.learn(fn)
+
+    def learn(self, fn: Callable[..., Any] | None) -> None:
+        """Finds out what a worker could not import for `fn`."""
+        name = getattr(fn, "__module__", None)
+        if fn is None or (name in self._seen and not isinstance(fn, functools.partial)):
+            return
+        if isinstance(name, str):
+            self._seen.add(name)
+        for module in _out_of_reach([fn]):
+            if module not in self._modules:
+                self._modules.append(module)
+                self.by_value = (*self.by_value, module.__name__.encode())
+
+    def dumps(self, thing: Any) -> tuple[bytes, list[memoryview]]:
+        """The pickle of `thing` and its large buffers."""
+        if not self._modules:
+            return wire.dumps(thing, self.by_value)
+        with _by_value(self._modules):
+            return wire.dumps(thing, self.by_value)
+
+    def job(
+        self,
+        fn: Callable[..., Any] | None,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        *,
+        star: bool = False,
+        retries: int = 0,
+    ) -> tuple[bytes, list[memoryview]]:
+        """What a worker is to do; `fn` None: calls that bring their function along."""
+        try:
+            packed, buffers = self.dumps((fn, initializer, initargs))
+        except Exception:
+            for what, thing in (
+                ("function", fn),
+                ("initializer", initializer),
+                *((f"initargs[{place}]", argument) for place, argument in enumerate(initargs)),
+            ):
+                self._blame(f"the {what} {shown(thing)}", thing)
+            raise
+        plain = {"by_value": self.by_value, "star": star, "retries": retries}
+        return pickle.dumps((plain, packed)), buffers
+
+    def _blame(self, name: str, thing: Any) -> None:
+        try:
+            self.dumps(thing)
+        except Exception as error:
+            raise unsendable(name, error) from error
+
+
+def unsendable(name: str, error: Exception) -> Exception:
+    """What is raised for something that cannot be pickled: `error`'s own type, with its name."""
+    text = f"{name} cannot be sent to a worker process: {error}"
+    kind = type(error)
+    plain = kind in (TypeError, AttributeError, ValueError, RecursionError)
+    return kind(text) if plain else pickle.PicklingError(text)
+
+
+def unpack_error(packed: tuple[str, Any, Any, str], name: str) -> BaseException:
+    """The exception that a worker sent, for the item called `name`."""
+    kind, first, second, text = packed
+    error: BaseException
+    if kind == "unsent":
+        types = {t.__name__: t for t in (TypeError, AttributeError, ValueError, RecursionError)}
+        error = types.get(first, pickle.PicklingError)(
+            f"the result of {name} cannot be sent back from the worker process: {second}"
+        )
+    elif kind == "text":
+        error = RuntimeError(f"{name} raised {first}, which cannot be pickled: {second}")
+    else:
+        try:
+            error = pickle.loads(first) if kind == "whole" else _together(*pickle.loads(first))
+        except Exception as why:
+            last = text.strip().rpartition("\n")[2]
+            error = RuntimeError(f"{name} raised {last}, which cannot be unpickled: {why!r}")
+    if text:
+        error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _together(
+    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def shown(thing: object) -> str:
+    """`repr`, short, and come what may."""
+    try:
+        text = repr(thing)
+    except Exception:
+        text = f"a {type(thing).__name__}"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _out_of_reach(things: Iterable[Any]) -> list[ModuleType]:
+    """The modules of functions that a worker could not import."""
+    found: dict[str, ModuleType] = {}
+    pending = list(things)
+    while pending:
+        thing = pending.pop()
+        while isinstance(thing, functools.partial):
+            pending += [*thing.args, *thing.keywords.values()]
+            thing = thing.func
+        thing = getattr(thing, "__wrapped__", thing)
+        name = getattr(thing, "__module__", None) or type(thing).__module__
+        module = sys.modules.get(name) if isinstance(name, str) else None
+        if module is not None and name != "__main__" and not _in_reach(name, module):
+            found[name] = module
+    return list(found.values())
+
+
+def _in_reach(name: str, module: ModuleType) -> bool:
+    """Whether a worker that imports `name` gets the same module."""
+    spec = getattr(module, "__spec__", None)
+    if spec is not None and spec.origin in ("built-in", "frozen"):
+        return True
+    path: Any = None
+    origin: str | None = None
+    for at, _ in enumerate(parts := name.split(".")):
+        full = ".".join(parts[: at + 1])
+        try:
+            seen = PathFinder.find_spec(full, path)
+        except Exception:
+            return False
+        if seen is None:
+            # An editable install finds it, in the worker as here; anything else may not be there.
+            return spec is not None and start.needs_site()
+        path, origin = seen.submodule_search_locations, seen.origin
+    return origin is None or origin == getattr(module, "__file__", None)
+
+
+@contextmanager
+def _by_value(modules: list[ModuleType]) -> Iterator[None]:
+    """Has cloudpickle take what is in `modules` by value."""
+    import cloudpickle
+
+    with _registering:
+        known = cloudpickle.list_registry_pickle_by_value()
+        new = [module for module in modules if module.__name__ not in known]
+        for module in new:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in new:
+                cloudpickle.unregister_pickle_by_value(module)

@@ -1,0 +1,614 @@
+"""Workers at work on the batches of one client: a map's carrier, or a pool of single calls.
+
+Protocol
+- The client has numbered items. The crew takes some from it (`take`), sends them as a batch to a
+  worker that has room, and tells the client what came of each item, once (`answer`), or hands items
+  that nobody has begun back to it (`back`), for the next `take`.
+- A worker has two batches at most: the second is there when the first is done. With `timed` it has
+  one, of one item, so that its time can be told. Not `eager`, it has one where items are long: what
+  is with a worker counts as begun for the client's own clients.
+- Whoever calls `serve` does the work: a thread that waits for results, or the crew's own thread
+  (`background`), where the one that waits is a goroutine, a task, or nobody. Several may be in it.
+- All state belongs to who holds the turn, a lock that is never held while waiting. `end` may come
+  from anywhere, also from a collector inside of a call of ours: it sets a flag, and whoever has the
+  turn, or takes it next, tidies up.
+
+Skew. A batch is sized by what items took so far (sizing.py), and items may turn out otherwise:
+- LATE after its begin a worker is asked for what it has not begun of its batch, and for the results
+  that are there (child.py: its helper).
+- While a worker is idle and the client has nothing, the batches that others have not begun are taken
+  back and dealt again.
+
+Death. A dead worker's batch fails where it was begun, item by item; the rest goes back. A batch that
+was being unpickled when the worker died goes back item by item, and an item that was alone then
+fails. Where workers die before they were ready, START_TRIES times in a row, the crew is broken.
+
+The end: idle workers are kept for the next map (warm.py) if they have no state of this one, the
+others are killed. Fork: the child's crew is broken. Exit: warm.py.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from gorun._proc import warm, wire
+from gorun._proc.codec import Codec, unpack_error, unsendable
+from gorun._proc.sizing import Sizing
+from gorun._proc.worker import Batch, Worker
+
+START_TRIES = 3
+LATE = 1e-2  # seconds
+LONG = 2e-2  # seconds of an item, beside which the wait for the next one is nothing
+HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
+
+_clock = time.monotonic
+
+
+class Client(Protocol):
+    """Whose items they are. Called with the crew's turn; `wake` without it."""
+
+    def left(self) -> int | None:
+        """How many items there are still to take, where that is known."""
+
+    def take(self, most: int) -> tuple[Sequence[int], list[Any]] | None:
+        """The next items, in order, and their numbers; None: there are none for now."""
+
+    def back(self, numbers: Sequence[int], items: list[Any]) -> None:
+        """Takes items over that were not begun: they come before all others."""
+
+    def answer(
+        self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
+    ) -> None:
+        """The outcomes: where `errors` has a place, the item there failed."""
+
+    def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
+        """A worker died with these items begun."""
+
+    def broke(self, error: BaseException) -> None:
+        """Nothing will be answered any more."""
+
+    def name(self, number: int) -> str:
+        """What to call an item in messages."""
+
+    def wake(self) -> None:
+        """Something was answered since the last time, perhaps."""
+
+
+class Crew:
+    """Up to `limit` workers for one client."""
+
+    def __init__(
+        self,
+        client: Client,
+        codec: Codec,
+        job: tuple[bytes, list[memoryview]],
+        sizing: Sizing,
+        *,
+        limit: int,
+        name: str,
+        max_tasks: int | None = None,
+        timed: bool = False,
+        stateful: bool = False,
+        eager: bool = True,
+    ) -> None:
+        self.ended = False
+        self.broken: BaseException | None = None
+        self._client: Client = client
+        self._codec = codec
+        self._job = job
+        self._sizing = sizing
+        self._limit = limit
+        self._name = name
+        self._max_tasks = max_tasks
+        self._timed = timed
+        self._eager = eager
+        self._stateful = stateful
+        self._share = max(1, (os.cpu_count() or 1) // limit)
+        self._team: list[Worker] = []
+        self._started = 0
+        self._failed_starts = 0
+        self._alone = 0  # how many items are to go one by one
+        self._turn = threading.Lock()
+        self._tidied = False
+        self._poll = select.epoll()
+        self._watched: dict[int, Worker] = {}  # sockets and pidfds
+        self._writing: set[int] = set()
+        self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll.register(self._wake_out, select.EPOLLIN)
+        self._due: float | None = None  # when to look at late batches
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+
+    # ---- from outside -------------------------------------------------------------------------
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the workers."""
+        return [worker.pid for worker in self._team.copy()]
+
+    @property
+    def idle(self) -> int:
+        """How many workers have nothing to do."""
+        return sum(not worker.batches and not worker.leaving for worker in self._team.copy())
+
+    @property
+    def room(self) -> bool:
+        """Whether a worker would take more, or could be started."""
+        return len(self._team) < self._limit or any(map(self._has_room, self._team))
+
+    @property
+    def in_background(self) -> bool:
+        """Whether the crew has a thread of its own."""
+        return self._thread is not None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this is the crew's thread."""
+        return self._thread is threading.current_thread()
+
+    def join(self) -> None:
+        """Waits for the end of the crew's thread."""
+        if self._thread is not None and not self.is_mine:
+            self._thread.join()
+
+    def push(self) -> None:
+        """Sends what the client has to whoever has room."""
+        self._check_process()
+        due = self._due
+        with self._turn:
+            self._deal()
+        if due is None and self._due is not None and self.in_background:
+            self.wake()  # it waits without an end
+        self._after()
+
+    def serve(self, timeout: float | None) -> None:
+        """Waits up to `timeout` seconds for something to happen, and sees to it."""
+        self._check_process()
+        due = self._due
+        if due is not None:
+            left = max(0.0, due - _clock())
+            timeout = left if timeout is None else min(timeout, left)
+        try:
+            events = self._poll.poll(-1 if timeout is None else timeout)
+        except (ValueError, OSError):  # it was closed meanwhile
+            return
+        with self._turn:
+            if not self._tidied:
+                self._see(events)
+        self._after()
+
+    def background(self) -> None:
+        """Has a thread serve from now on, to the end."""
+        if self._thread is None and not self.ended:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def expire(self, limit: float) -> tuple[float, list[int]]:
+        """Kills workers whose item has taken `limit` seconds: (seconds to the next, numbers)."""
+        now, nearest = _clock(), limit
+        late: list[int] = []
+        with self._turn:
+            for worker in self._team.copy():
+                if worker.ready and worker.batches:
+                    left = worker.batches[0].since + limit - now
+                    if left > 0:
+                        nearest = min(nearest, left)
+                        continue
+                    self._read(worker)  # it may have just made it
+                    if not worker.batches:
+                        continue
+                    late += worker.batches.popleft().numbers
+                    self._drop(worker, kill=True)
+        self._after()
+        return nearest, late
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to all workers."""
+        with self._turn:
+            for worker in self._team:
+                worker.signal(number)
+        self._after()
+
+    def wake(self) -> None:
+        """Has those in `serve` come out of it."""
+        with suppress(OSError):
+            os.write(self._wake_in, b"\0")
+
+    def end(self) -> None:
+        """Ends it, from anywhere; takes no more, kills who is busy."""
+        self.ended = True
+        self._after()
+        if not self._tidied:
+            self.wake()
+
+    # ---- with the turn ------------------------------------------------------------------------
+
+    def _deal(self) -> None:
+        """Sends what there is to those with room: to who is idle, to a new one, to who is busy."""
+        while not self.ended and self.broken is None:
+            worker = self._least_busy()
+            fresh = worker is None or (worker.batches and len(self._team) < self._limit)
+            if worker is None and len(self._team) >= self._limit:
+                return
+            size = 1 if self._alone else self._sizing.size(self._client.left())
+            if worker is not None and worker.left is not None and not fresh:
+                size = min(size, worker.left)
+            if fresh and self._max_tasks is not None:
+                size = min(size, self._max_tasks)
+            work = self._client.take(size)
+            if work is None:
+                return
+            if self._alone:
+                self._alone -= 1
+            if fresh:
+                worker = self._start()
+            if worker is None:
+                self._client.back(*work)
+                return
+            self._send(worker, *work)
+
+    def _least_busy(self) -> Worker | None:
+        able = [worker for worker in self._team if self._has_room(worker)]
+        return min(able, key=lambda worker: len(worker.batches), default=None)
+
+    def _depth(self) -> int:
+        """How many batches a worker may have: one before anything is known, two where it pays."""
+        each = self._sizing.each
+        return 1 if self._timed or each == 0 or (each > LONG and not self._eager) else 2
+
+    def _has_room(self, worker: Worker) -> bool:
+        return (
+            len(worker.batches) < self._depth() and not worker.leaving and not worker.wire.unsent
+        ) or (not worker.batches and not worker.leaving)
+
+    def _start(self) -> Worker | None:
+        try:
+            worker = warm.start(self._share, f"{self._name} {self._started}")
+        except OSError as error:
+            told = RuntimeError(f"no worker process could be started: {error}")
+            told.__cause__ = error
+            self._break(told)
+            return None
+        self._started += 1
+        worker.left = self._max_tasks
+        worker.leaving = False
+        worker.take_job(self._started, self._job, 0)
+        self._team.append(worker)
+        self._watched[worker.fd] = worker
+        self._poll.register(worker.fd, select.EPOLLIN)
+        if worker.pidfd is not None:
+            self._watched[worker.pidfd] = worker
+            self._poll.register(worker.pidfd, select.EPOLLIN)
+        return worker
+
+    def _send(self, worker: Worker, numbers: Sequence[int], items: list[Any]) -> None:
+        try:
+            packed = self._codec.dumps(items)
+        except Exception as error:
+            if len(items) > 1:
+                self._one_by_one(numbers, items)
+            else:
+                told = unsendable(self._client.name(numbers[0]), error)
+                told.__cause__ = error
+                self._client.answer(numbers, [None], {0: told})
+            return
+        data, buffers = packed
+        self._sizing.sent(len(items), len(data) + sum(b.nbytes for b in buffers))
+        worker.send(numbers, items, packed)
+        if worker.left == 0:
+            worker.leave()
+        self._flush(worker)
+        if len(worker.batches) > 1 or len(items) > 1:
+            self._look_at(_clock() + HELD)
+
+    def _one_by_one(self, numbers: Sequence[int], items: list[Any]) -> None:
+        """Hands items back that have to be tried alone."""
+        self._client.back(numbers, items)
+        self._alone += len(items)
+
+    def _flush(self, worker: Worker) -> None:
+        try:
+            sent = worker.wire.flush()
+        except OSError:  # it is dead: its pidfd says so, or its socket
+            return
+        if not sent and worker.fd not in self._writing:
+            self._writing.add(worker.fd)
+            self._poll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
+        elif sent and worker.fd in self._writing:
+            self._writing.discard(worker.fd)
+            self._poll.modify(worker.fd, select.EPOLLIN)
+
+    def _see(self, events: list[tuple[int, int]]) -> None:
+        for fd, what in events:
+            if fd == self._wake_out:
+                with suppress(BlockingIOError):
+                    os.read(self._wake_out, 4096)
+                continue
+            worker = self._watched.get(fd)
+            if worker is None:
+                continue
+            if fd == worker.pidfd:
+                self._read(worker)
+                if worker in self._team and worker.dead():
+                    self._bury(worker)
+                continue
+            if what & select.EPOLLOUT:
+                self._flush(worker)
+            if what & ~select.EPOLLOUT and not self._read(worker):
+                self._at_end(worker)
+        self._deal()
+        self._balance()
+
+    def _read(self, worker: Worker) -> bool:
+        """Takes what a worker has sent; False at the end of its stream."""
+        alive = True
+        while alive:
+            try:
+                alive = worker.wire.fill()
+            except BlockingIOError:
+                break
+            except OSError:
+                alive = False
+            while (frame := worker.wire.get()) is not None:
+                self._take_in(worker, frame)
+                if worker not in self._team:
+                    return True
+        return alive
+
+    def _take_in(self, worker: Worker, frame: wire.Frame) -> None:
+        if frame.kind in (wire.DONE, wire.PART):
+            self._take_outcomes(worker, frame)
+        elif frame.kind == wire.READY:
+            worker.ready = True
+            self._failed_starts = 0
+            if worker.batches:
+                worker.batches[0].since = _clock()
+                self._look_at(worker.batches[0].since + LATE)
+        elif frame.kind == wire.BAD:
+            what, packed = pickle.loads(frame.data)
+            if frame.count == 0:
+                error = unpack_error(packed, what)
+                error.add_note(f"({what} of a worker process)")
+                self._break(error)
+                return
+            batch = worker.batches.popleft()
+            if len(batch.items) > 1:
+                self._one_by_one(batch.numbers, batch.items)
+                return
+            name = self._client.name(batch.numbers[0])
+            error = unpack_error(packed, name)
+            error.add_note(f"({name} could not be unpickled in the worker process)")
+            self._client.answer(batch.numbers, [None], {0: error})
+
+    def _take_outcomes(self, worker: Worker, frame: wire.Frame) -> None:
+        batch = worker.batches[0]
+        assert batch.number == frame.number
+        numbers = batch.numbers[batch.answered : batch.answered + frame.count]
+        frame.copy()  # for what lives in them: the segment is wanted back
+        errors: dict[int, BaseException] = {}
+        try:
+            values, packed, seconds, back = pickle.loads(frame.data, buffers=frame.buffers)
+        except Exception as error:
+            values, packed, seconds, back = [None] * frame.count, None, 0.0, 0
+            for place, number in enumerate(numbers):
+                told = RuntimeError(
+                    f"the result of {self._client.name(number)} cannot be unpickled"
+                )
+                told.__cause__ = error
+                errors[place] = told
+        worker.wire.done_with(frame)
+        for place, one in (packed or {}).items():
+            errors[place] = unpack_error(one, self._client.name(numbers[place]))
+        batch.answered += frame.count
+        if frame.kind == wire.DONE:
+            worker.batches.popleft()
+            self._sizing.ran(frame.count, seconds)
+            if worker.batches:
+                worker.batches[0].since = now = _clock()
+                self._look_at(now + LATE)
+        elif back:
+            keep = len(batch.items) - back
+            self._client.back(batch.numbers[keep:], batch.items[keep:])
+            batch.numbers, batch.items = batch.numbers[:keep], batch.items[:keep]
+            self._sizing.slow(_clock() - batch.since, frame.count + 1)
+        if numbers:
+            self._client.answer(numbers, values, errors)
+
+    def _balance(self) -> None:
+        """Sees to batches that take long, and to workers that have nothing."""
+        now, self._due = _clock(), None
+        idle = not self.ended and any(not w.batches and not w.leaving for w in self._team)
+        again = False
+        for worker in self._team:
+            if not worker.batches:
+                continue
+            first = worker.batches[0]
+            late = first.since + LATE
+            if len(first.items) - first.answered > 1 and not first.asked and worker.ready:
+                if now < late:
+                    self._look_at(late)
+                else:
+                    worker.ask_back(first)
+            if idle and (len(worker.batches) > 1 or not worker.ready):
+                if now < first.since + HELD:
+                    self._look_at(first.since + HELD)
+                    continue
+                for batch in reversed(worker.regain()):
+                    self._client.back(batch.numbers, batch.items)
+                    again = True
+        if again:
+            self._deal()
+
+    def _look_at(self, when: float) -> None:
+        if self._due is None or when < self._due:
+            self._due = when
+
+    # ---- the end of workers -------------------------------------------------------------------
+
+    def _at_end(self, worker: Worker) -> None:
+        """The stream of a worker is at its end: it is dead, or will be."""
+        if worker.pidfd is not None:  # which says so when it is
+            if worker.fd in self._watched:
+                del self._watched[worker.fd]
+                self._poll.unregister(worker.fd)
+            return
+        self._bury(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        """Answers for a dead worker."""
+        unbegun = worker.regain()
+        batches = list(worker.batches)
+        back: list[Batch] = []
+        lost = False
+        fallen: list[tuple[Sequence[int], list[Any]]] = []
+        for batch in batches:
+            begun = max(batch.answered, worker.begun(batch))
+            if begun > batch.answered:
+                lost = True
+                at = slice(batch.answered, begun)
+                fallen.append((batch.numbers[at], batch.items[at]))
+            elif batch.answered == 0 and worker.ready:  # it was being unpickled
+                lost = True
+                if len(batch.items) == 1:
+                    fallen.append((batch.numbers, batch.items))
+                    continue
+                self._alone += len(batch.items)
+            if begun < len(batch.items):
+                back.append(Batch(0, batch.numbers[begun:], batch.items[begun:], 0.0))
+        ready, leaving = worker.ready, worker.leaving
+        self._drop(worker, kill=False)
+        for batch in reversed(back + unbegun):
+            self._client.back(batch.numbers, batch.items)
+        for numbers, items in fallen:
+            self._client.died(numbers, items, worker.exitcode)
+        if not (ready or lost or leaving):
+            self._failed_starts += 1
+            if self._failed_starts >= START_TRIES:
+                self._break(
+                    RuntimeError(
+                        f"worker processes end before they are ready: {START_TRIES} in a row, the "
+                        f"last with exit code {worker.exitcode}; is {_interpreter()} a Python that "
+                        "can import what the parent's sys.path offers, and does the initializer "
+                        "return?"
+                    )
+                )
+
+    def _drop(self, worker: Worker, kill: bool) -> None:
+        """Lets go of a worker."""
+        self._team.remove(worker)
+        for fd in (worker.fd, worker.pidfd):
+            if fd is not None and self._watched.pop(fd, None) is not None:
+                self._poll.unregister(fd)
+        self._writing.discard(worker.fd)
+        warm.stop(worker, kill)
+
+    def _break(self, error: BaseException) -> None:
+        if self.broken is None:
+            self.broken = error
+            self._client.broke(error)
+
+    def _after(self) -> None:
+        """Without the turn: tells the client, and tidies up if that is due and nobody has it."""
+        while self.ended and not self._tidied and self._turn.acquire(blocking=False):
+            try:
+                self._tidy()
+            finally:
+                self._turn.release()
+        self._client.wake()
+
+    def _tidy(self) -> None:
+        if self._tidied:
+            return
+        self._tidied = True
+        team, self._team = self._team, []
+        idle = [w for w in team if self._is_warm(w)]
+        busy = [w for w in team if w not in idle]
+        for worker in busy:
+            worker.kill()
+        for worker in idle:
+            warm.give(worker)
+        for worker in busy:
+            warm.stop(worker, kill=True)
+        self._watched.clear()
+        self._client = NOBODY  # or the two would hold each other
+        self.wake()  # the pipe and the poll stay while somebody may be in it: see `__del__`
+
+    def _is_warm(self, worker: Worker) -> bool:
+        return not (
+            self._stateful
+            or worker.batches
+            or worker.leaving
+            or not worker.ready
+            or worker.wire.unsent
+            or self.broken is not None
+            or worker.left is not None
+        )
+
+    def _run(self) -> None:
+        while not self._tidied:
+            try:
+                self.serve(None)
+            except Exception as error:  # nobody would hear of it, and all would wait
+                told = RuntimeError(f"gorun lost its worker processes: {error!r}")
+                told.__cause__ = error
+                with self._turn:
+                    self._break(told)
+                self.end()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise RuntimeError("worker processes belong to the process that started them")
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid() and not self._tidied:
+            self.ended = True
+            self._tidy()
+        self._poll.close()
+        os.close(self._wake_out)
+        os.close(self._wake_in)
+
+
+class _Nobody:
+    """The client of a crew that has ended."""
+
+    def left(self) -> int | None:
+        return 0
+
+    def take(self, most: int) -> None:
+        return None
+
+    def back(self, numbers: Sequence[int], items: list[Any]) -> None:
+        pass
+
+    def answer(
+        self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
+    ) -> None:
+        pass
+
+    def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
+        pass
+
+    def broke(self, error: BaseException) -> None:
+        pass
+
+    def name(self, number: int) -> str:
+        return f"item {number}"
+
+    def wake(self) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
+def _interpreter() -> str:
+    import sys
+
+    return repr(sys.executable)

@@ -1,0 +1,129 @@
+"""How a worker process is started: posix_spawn of this interpreter, lean, with its ends of the pipes.
+
+Never a bare fork: threads of the parent may hold any lock at that moment. The interpreter starts
+without `site` (a third of the time), and is told the parent's `sys.path`; `site` runs where import
+hooks of editable installs have to be. PYTHONHASHSEED and the other variables of the environment
+hold for the worker too. Threads of BLAS and OpenMP are limited, as nothing can limit them later.
+SIGINT is blocked from before the start until the worker ignores it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from gorun._proc import wire
+
+HERE = Path(__file__).parent
+# Loads the two files that a worker needs, with their cached byte code, and nothing else of gorun.
+BOOT = """\
+import sys
+from _frozen_importlib_external import SourceFileLoader
+def load(name, path):
+    sys.modules[name] = module = type(sys)(name)
+    module.__file__ = path
+    SourceFileLoader(name, path).exec_module(module)
+    return module
+load("_gorun_wire", sys.argv[1])
+load("_gorun_child", sys.argv[2]).main([int(fd) for fd in sys.argv[3:]])
+"""
+INNER_THREADS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    "GOMAXPROCS",  # of gorun in the worker: a map inside a map takes its share
+)
+
+
+class Ends(NamedTuple):
+    """The parent's side of a worker that was started."""
+
+    pid: int
+    sock: socket.socket
+    lifeline: int  # closed: the worker is killed
+    tokens: tuple[int, int]  # both ends
+    control: int
+    page: int | None  # shared memory
+
+
+def start(share: int) -> Ends:
+    """Starts a worker that may keep `share` threads busy inside its libraries. OSError: it failed."""
+    if not sys.executable:
+        raise OSError("sys.executable is not set: there is no interpreter to start workers with")
+    mine, others = socket.socketpair()
+    life_out, life_in = os.pipe()
+    token_out, token_in = os.pipe()
+    control_out, control_in = os.pipe()
+    page = wire.memory(4096)
+    given = [others.fileno(), life_out, token_out, control_out]
+    if page is not None:
+        given.append(page)
+    try:
+        mine.setblocking(False)
+        os.set_blocking(token_out, False)
+        os.set_blocking(token_in, False)
+        args = [str(fd) for fd in given] + ["-1"] * (page is None)
+        pid = os.posix_spawn(
+            sys.executable,
+            [*_command(), str(HERE / "wire.py"), str(HERE / "child.py"), *args],
+            _environment(share),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                # Onto itself: that alone makes it inheritable, and in the child only.
+                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in given),
+            ],
+            setsigmask=[signal.SIGINT],
+        )
+    except BaseException:
+        mine.close()
+        for fd in (life_in, token_out, token_in, control_in, *([] if page is None else [page])):
+            os.close(fd)
+        raise
+    finally:
+        others.close()
+        os.close(life_out)
+        os.close(control_out)
+    return Ends(pid, mine, life_in, (token_out, token_in), control_in, page)
+
+
+def _command() -> list[str]:
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, *([] if needs_site() else ["-S"]), "-s", "-P", "-c", BOOT]
+
+
+def needs_site() -> bool:
+    """Whether imports go through hooks that only `site` installs."""
+    return any("editable" in _module_of(finder) for finder in sys.meta_path)
+
+
+def _module_of(finder: object) -> str:
+    module = getattr(finder, "__module__", "") or ""
+    return f"{module} {getattr(finder, '__name__', type(finder).__name__)}".lower()
+
+
+def _environment(share: int) -> dict[str, str]:
+    return {**{name: str(max(1, share)) for name in INNER_THREADS}, **os.environ}
+
+
+def setup(name: str, share: int) -> dict[str, object]:
+    """What a worker is told first."""
+    try:
+        here = os.getcwd()
+    except OSError:  # it has been removed; the worker is there, too
+        here = None
+    return {
+        "name": name[:15],
+        "cwd": here,
+        "environ": _environment(share),
+        "sys": {
+            "path": list(sys.path),
+            "prefix": sys.prefix,
+            "exec_prefix": sys.exec_prefix,
+            "argv": list(sys.argv),
+            "dont_write_bytecode": sys.dont_write_bytecode,
+        },
+    }

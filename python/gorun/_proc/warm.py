@@ -1,0 +1,93 @@
+"""Idle workers between two maps, for KEEP seconds; and the end of all workers at exit and fork.
+
+A worker that waits here has no job, and ends by itself when KEEP is over (child.py), so nobody has
+to watch it. Who wants one gets it told anew what has changed meanwhile: `sys.path`, the folder, the
+environment. Workers that have had an initializer, or whose function failed to load, do not come here.
+At the interpreter's exit all are killed and reaped. A forked child forgets them: they are not its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+
+from gorun._proc.worker import Worker
+
+KEEP = 10.0  # seconds
+MOST = 32
+
+_idle: deque[Worker] = deque()
+_alive: set[Worker] = set()
+_lock = threading.RLock()  # a collector that ends a map may come in between
+
+
+def start(share: int, name: str) -> Worker:
+    """A worker that is idle, or a new one."""
+    while True:
+        try:
+            worker = _idle.pop()
+        except IndexError:
+            break
+        if worker.share == share and not worker.dead():
+            worker.tell(name)
+            return worker
+        stop(worker, kill=True)
+    worker = Worker(share, name)
+    with _lock:
+        _alive.add(worker)
+    return worker
+
+
+def give(worker: Worker) -> None:
+    """Keeps an idle worker for the next map."""
+    worker.rest(KEEP)
+    try:
+        sent = worker.wire.flush()
+    except OSError:
+        sent = False
+    if not sent or len(_idle) >= MOST:
+        stop(worker, kill=True)
+    else:
+        _idle.append(worker)
+
+
+def stop(worker: Worker, kill: bool) -> None:
+    """Ends a worker: at once, or by itself where it is idle."""
+    worker.end(kill)
+    with _lock:
+        _alive.discard(worker)
+
+
+def idle_pids() -> list[int]:
+    """The processes of the workers that wait for a map."""
+    return [worker.pid for worker in _idle]
+
+
+def pids() -> list[int]:
+    """The processes of all workers."""
+    return [worker.pid for worker in _alive.copy()]
+
+
+def close() -> None:
+    """Ends every worker of this process."""
+    workers = _alive.copy()
+    _idle.clear()
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        stop(worker, kill=True)
+
+
+def _forget() -> None:
+    global _lock
+    _lock = threading.RLock()
+    _idle.clear()
+    for worker in _alive:
+        worker.forget()
+    _alive.clear()
+
+
+atexit.register(close)
+os.register_at_fork(after_in_child=_forget)

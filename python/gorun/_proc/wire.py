@@ -1,0 +1,364 @@
+"""Frames between a parent and one worker: a socket for what is small, shared memory for the rest.
+
+A frame is a header, and a body: the pickle, then its out-of-band buffers (protocol 5), aligned. A
+body above INLINE bytes goes into a segment, a memfd that both sides map: the sender copies it
+there once, the receiver reads it in place. Without memfd (or with GORUN_SHM=0) bodies of any size
+go through the socket.
+
+Segments
+- The sender owns its segments. The first frame that uses one carries its file descriptor.
+- A segment is the receiver's from the frame on, until it answers FREE (use it again) or LOST (some
+  object still lives in it: the receiver keeps its mapping, the sender forgets its own).
+- DROP tells the receiver that a free segment will not be used again.
+- Nothing has a name in the file system: what both sides have closed is gone, however they ended.
+
+Both sides load this file; it imports nothing but what a bare interpreter has at hand.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from _pickle import dumps as _dumps
+from _socket import CMSG_LEN, SCM_RIGHTS, SOL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Sequence
+    from typing import Any, TypeAlias
+
+    Chunk: TypeAlias = bytes | bytearray | memoryview
+
+# To the worker.
+SETUP, JOB, BATCH, EXIT = 1, 2, 3, 4
+# To the parent.
+READY, DONE, PART, BAD = 11, 12, 13, 14
+# Both ways.
+FREE, LOST, DROP = 21, 22, 23
+
+# kind, number of buffers, number, count, bytes of the body, segment (0: inline), its new size
+HEADER = struct.Struct("<IIQQQII")
+SIZES = "<{}Q"
+ALIGNED = 64
+
+INLINE = 1 << 16  # bytes of a body that the socket carries
+OUT_OF_BAND = 1 << 14  # bytes from which a buffer is not copied into the pickle
+SMALLEST_SEGMENT = 1 << 18
+FREE_BYTES = 1 << 26  # of free segments that one side keeps
+KEPT_SEGMENTS = 64  # that objects of the receiver may live in; then it copies
+AT_ONCE = 1 << 16  # bytes asked of the socket
+
+
+def dumps(thing: Any, by_value: Sequence[bytes]) -> tuple[bytes, list[memoryview]]:
+    """The pickle of `thing` and its large buffers.
+
+    By cloudpickle where pickle cannot, and where the pickle names a module of `by_value`, of which
+    the other side has none or another one (`__main__`).
+    """
+    buffers: list[memoryview] = []
+
+    def keep(buffer: Any) -> bool:
+        """Whether a buffer is to go into the pickle."""
+        try:
+            view: memoryview = buffer.raw()
+        except BufferError:
+            return True
+        if view.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(view)
+        return False
+
+    try:
+        data = _dumps(thing, 5, buffer_callback=keep)
+        for name in by_value:
+            if name in data:
+                break
+        else:
+            return data, buffers
+    except Exception:
+        pass
+    buffers.clear()
+    import cloudpickle
+
+    return cloudpickle.dumps(thing, 5, buffer_callback=keep), buffers
+
+
+def memory(size: int) -> int | None:
+    """A file descriptor of that much memory that can be shared; None where there is no such."""
+    if os.environ.get("GORUN_SHM") == "0":
+        return None
+    try:
+        fd = os.memfd_create("gorun", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        return None
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+class Frame:
+    """What came: `data` is a pickle, `buffers` belong to it."""
+
+    __slots__ = ("buffers", "count", "data", "kind", "number", "segment")
+
+    def __init__(self, head: tuple[int, ...], body: Chunk) -> None:
+        self.kind, buffers, self.number, self.count, _, self.segment, _ = head
+        self.buffers: list[Any] = []
+        self.data: Chunk = body
+        if not buffers:
+            return
+        whole = memoryview(body)
+        sizes = struct.Struct(SIZES.format(buffers + 1))
+        size, *others = sizes.unpack_from(whole)
+        at = sizes.size
+        self.data = whole[at : at + size]
+        at += size
+        for size in others:
+            at += -at % ALIGNED
+            self.buffers.append(whole[at : at + size])
+            at += size
+
+    def copy(self) -> None:
+        """Has the buffers live in memory of their own."""
+        self.buffers = [bytearray(view) for view in self.buffers]
+
+
+class Wire:
+    """One side of the socket. The parent's does not block, the worker's does."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self._out: list[tuple[memoryview, int | None]] = []  # and the descriptor that goes with it
+        self._in = bytearray()
+        self._fds: list[int] = []
+        self._head: tuple[int, ...] | None = None
+        self._body: bytearray | None = None  # that is being filled
+        self._filled = 0
+        self._mine: dict[int, tuple[mmap.mmap, int]] = {}
+        self._free: dict[int, int] = {}  # of mine: number to size
+        self._theirs: dict[int, mmap.mmap] = {}
+        self._lost: list[mmap.mmap] = []
+        self._last = 0
+
+    # ---- sending ------------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> bool:
+        """Whether `flush` has to be called again, once the socket takes more."""
+        return bool(self._out)
+
+    def put(
+        self,
+        kind: int,
+        number: int = 0,
+        count: int = 0,
+        data: bytes = b"",
+        buffers: Sequence[memoryview] = (),
+    ) -> None:
+        """Has a frame sent by the next `flush`."""
+        parts: list[Chunk] = [data]
+        size = len(data)
+        if buffers:
+            sizes = struct.pack(SIZES.format(len(buffers) + 1), size, *[b.nbytes for b in buffers])
+            size += len(sizes)
+            parts.insert(0, sizes)
+            for buffer in buffers:
+                gap = -size % ALIGNED
+                if gap:
+                    parts.append(bytes(gap))
+                parts.append(buffer)
+                size += gap + buffer.nbytes
+        segment, fresh, fd = 0, 0, None
+        if size > INLINE:
+            segment, fresh, fd = self._place(size, parts)
+        head = HEADER.pack(kind, len(buffers), number, count, size, segment, fresh)
+        if segment:
+            self._out.append((memoryview(head), fd))
+        elif size <= 4096:
+            self._out.append((memoryview(head + b"".join(parts)), None))
+        else:
+            self._out.append((memoryview(head), None))
+            self._out += [(memoryview(part).cast("B"), None) for part in parts if len(part)]
+
+    def flush(self) -> bool:
+        """Sends what there is; False if the socket would block. OSError: the other side is gone."""
+        out = self._out
+        while out:
+            views = [out[0][0]]
+            for view, other in out[1:64]:
+                if other is not None:
+                    break
+                views.append(view)
+            fd = out[0][1]
+            extra = [] if fd is None else [(SOL_SOCKET, SCM_RIGHTS, struct.pack("i", fd))]
+            try:
+                sent = self.sock.sendmsg(views, extra)
+            except BlockingIOError:
+                return False
+            if fd is not None:
+                os.close(fd)
+                out[0] = (out[0][0], None)
+            whole = 0
+            for view in views:
+                if sent < view.nbytes:
+                    out[whole] = (view[sent:], None)
+                    break
+                sent -= view.nbytes
+                whole += 1
+            del out[:whole]
+        return True
+
+    def _place(self, size: int, parts: Sequence[Chunk]) -> tuple[int, int, int | None]:
+        """Copies `parts` into a segment: its number, and size and descriptor if it is new."""
+        fits = [(room, number) for number, room in self._free.items() if size <= room <= 4 * size]
+        fd = None
+        if fits:
+            _, number = min(fits)
+            del self._free[number]
+            memory_of, fresh = self._mine[number][0], 0
+        else:
+            fresh = max(SMALLEST_SEGMENT, 1 << (size - 1).bit_length())
+            fd = memory(fresh)
+            if fd is None:
+                return 0, 0, None
+            import mmap
+
+            self._last = number = self._last + 1
+            # A descriptor of its own: the mapping's is closed when it likes.
+            memory_of = mmap.mmap(fd, fresh)
+            self._mine[number] = (memory_of, fresh)
+        at = 0
+        for part in parts:
+            end = at + (part.nbytes if isinstance(part, memoryview) else len(part))
+            memory_of[at:end] = part
+            at = end
+        return number, fresh, fd
+
+    # ---- receiving ----------------------------------------------------------------------------
+
+    def fill(self) -> bool:
+        """Reads once; False at the end of the stream. BlockingIOError: nothing is there."""
+        if self._body is not None:
+            with memoryview(self._body) as view, view[self._filled :] as rest:
+                got = self.sock.recv_into(rest)
+            self._filled += got
+            return bool(got)
+        data, extra, _, _ = self.sock.recvmsg(AT_ONCE, CMSG_LEN(64))
+        for _, _, fds in extra:
+            self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
+        self._in += data
+        return bool(data)
+
+    def get(self) -> Frame | None:
+        """The next whole frame that has been read, if there is one."""
+        while True:
+            frame = self._next()
+            if frame is None or frame.kind not in (FREE, LOST, DROP):
+                return frame
+            if frame.kind == DROP:
+                if (mapped := self._theirs.pop(frame.number, None)) is not None:
+                    mapped.close()
+            elif frame.number in self._mine:
+                self._regain(frame.number, frame.kind == FREE)
+
+    def _next(self) -> Frame | None:
+        if self._body is not None:
+            if self._filled < len(self._body):
+                return None
+            head, self._head, body, self._body = self._head, None, self._body, None
+            assert head is not None
+            return Frame(head, body)
+        if len(self._in) < HEADER.size:
+            return None
+        head = HEADER.unpack_from(self._in)
+        _, _, _, _, size, segment, fresh = head
+        if segment:
+            del self._in[: HEADER.size]
+            return Frame(head, self._view(segment, fresh, size))
+        end = HEADER.size + size
+        if len(self._in) < end:
+            if size > AT_ONCE:
+                self._head, self._body = head, bytearray(size)
+                self._filled = len(self._in) - HEADER.size
+                self._body[: self._filled] = self._in[HEADER.size :]
+                self._in.clear()
+            return None
+        with memoryview(self._in) as whole:
+            body = bytearray(whole[HEADER.size : end])
+        del self._in[:end]
+        return Frame(head, body)
+
+    def _view(self, segment: int, fresh: int, size: int) -> memoryview:
+        if fresh:
+            import mmap
+
+            fd = self._fds.pop(0)
+            self._theirs[segment] = mmap.mmap(fd, fresh)
+            os.close(fd)
+        return memoryview(self._theirs[segment])[:size]
+
+    def done_with(self, frame: Frame) -> None:
+        """Gives the memory of a frame back to its sender, with the next `flush`."""
+        frame.buffers, frame.data = [], b""
+        if not frame.segment:
+            return
+        mapped = self._theirs[frame.segment]
+        try:
+            mapped.resize(len(mapped))  # refused while anybody has a view of it
+            self.put(FREE, frame.segment)
+            return
+        except (BufferError, SystemError):
+            pass
+        self.put(LOST, frame.segment)
+        self._lost = [m for m in self._lost if not _closed(m)]
+        self._lost.append(self._theirs.pop(frame.segment))
+
+    @property
+    def keeps_many(self) -> bool:
+        """Whether so many objects live in segments that the next ones had better be copied."""
+        if len(self._lost) >= KEPT_SEGMENTS:
+            self._lost = [m for m in self._lost if not _closed(m)]
+        return len(self._lost) >= KEPT_SEGMENTS
+
+    def _regain(self, number: int, free: bool) -> None:
+        if free:
+            self._free[number] = self._mine[number][1]
+            while len(self._free) > 1 and sum(self._free.values()) > FREE_BYTES:
+                oldest = next(iter(self._free))
+                del self._free[oldest]
+                self._mine.pop(oldest)[0].close()
+                self.put(DROP, oldest)
+        else:
+            self._mine.pop(number)[0].close()
+
+    def trim(self) -> None:
+        """Lets go of all memory, when both sides know that none is in use: each says nothing.
+
+        What they said of it before, and the other reads later, means nothing any more.
+        """
+        for mapped, _ in self._mine.values():
+            mapped.close()
+        for mapped in self._theirs.values():
+            _closed(mapped)
+        self._mine, self._free, self._theirs, self._lost = {}, {}, {}, []
+
+    def close(self) -> None:
+        """Lets go of the socket and the memory."""
+        self.sock.close()
+        for fd in (*self._fds, *(fd for _, fd in self._out if fd is not None)):
+            os.close(fd)
+        self._fds, self._out = [], []
+        self.trim()
+
+
+def _closed(mapped: mmap.mmap) -> bool:
+    """Closes a mapping that nothing lives in."""
+    try:
+        mapped.close()
+    except BufferError:
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""One worker process as its parent sees it. It waits for nothing; crew.py says when to look.
+
+A worker is dead when its pidfd says so (without pidfd: when its socket is at the end). What it sent
+before is read first. It is reaped here, once, so its pid is its own until then.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from gorun._proc import start, wire
+
+REAP_SECONDS = 0.5  # that a killed process may take to be gone
+
+
+class Batch:
+    """Items that were sent together, in their order, and the numbers they have."""
+
+    __slots__ = ("answered", "asked", "items", "number", "numbers", "since")
+
+    def __init__(self, number: int, numbers: Sequence[int], items: list[Any], now: float) -> None:
+        self.number = number
+        self.numbers = numbers
+        self.items = items
+        self.answered = 0  # how many of the first ones
+        self.since = now  # when it was sent, or became the first of its worker
+        self.asked = False  # the worker was asked to give back what it has not begun
+
+
+class Worker:
+    """A process, its socket, and the batches that it has and has not answered."""
+
+    def __init__(self, share: int, name: str) -> None:
+        self.share = share
+        self._ends = start.start(share)
+        self.pid = self._ends.pid
+        self.pidfd = _pidfd(self.pid)
+        self.wire = wire.Wire(self._ends.sock)
+        self.batches: deque[Batch] = deque()
+        self.ready = False  # has taken its job
+        self.left: int | None = None  # items until it is to end
+        self.leaving = False  # gets no more
+        self.exitcode: int | None = None  # once reaped
+        self.closed = False
+        self._page = None
+        if self._ends.page is not None:
+            import mmap
+
+            self._page = mmap.mmap(self._ends.page, 4096)
+            os.close(self._ends.page)
+        self._last = 0
+        self._told: dict[str, object] = {}
+        self.tell(name)
+
+    @property
+    def fd(self) -> int:
+        """What to watch for frames."""
+        return self._ends.sock.fileno()
+
+    def tell(self, name: str) -> None:
+        """Tells it what it has to know of this process, where that is news."""
+        told = start.setup(name, self.share)
+        if told != self._told:
+            self._told = told
+            self.wire.put(wire.SETUP, data=pickle.dumps(told))
+
+    def take_job(self, number: int, job: tuple[bytes, list[memoryview]], keep: float) -> None:
+        """Says what is to be done; without work for `keep` seconds (0: for ever) it ends."""
+        self.ready = False
+        self.wire.put(wire.JOB, number, int(keep * 1000), *job)
+
+    def rest(self, keep: float) -> None:
+        """Takes the job away, and what belongs to it."""
+        self.wire.put(wire.JOB, 0, int(keep * 1000))
+        self.wire.trim()
+
+    def send(
+        self, numbers: Sequence[int], items: list[Any], packed: tuple[bytes, list[memoryview]]
+    ) -> None:
+        """Hands a batch over."""
+        self._last += 1
+        batch = Batch(self._last, numbers, items, time.monotonic())
+        os.write(self._ends.tokens[1], bytes([batch.number & 0xFF]))
+        self.batches.append(batch)
+        if self.left is not None:
+            self.left -= len(items)
+        self.wire.put(wire.BATCH, batch.number, len(items), *packed)
+
+    def regain(self) -> list[Batch]:
+        """Takes back the batches that it has not begun: all but those whose token it has."""
+        count = 0
+        try:
+            while len(os.read(self._ends.tokens[0], 1)):
+                count += 1
+        except BlockingIOError:
+            pass
+        back = [self.batches.pop() for _ in range(count)][::-1]
+        if self.left is not None:
+            self.left += sum(len(batch.items) for batch in back)
+        return back
+
+    def ask_back(self, batch: Batch) -> None:
+        """Asks it to give back what it has not begun of a batch."""
+        batch.asked = True
+        with suppress(OSError):  # it is dead, and we are about to see it
+            os.write(self._ends.control, bytes([batch.number & 0xFF]))
+
+    def begun(self, batch: Batch) -> int:
+        """How many items of a batch a dead worker had begun."""
+        if self._page is None:
+            return len(batch.items) if batch is self.batches[0] else 0
+        view = memoryview(self._page).cast("Q")
+        number, count = view[0], view[1]
+        view.release()
+        return min(count, len(batch.items)) if number == batch.number else 0
+
+    def dead(self) -> bool:
+        """Whether it has ended; then `exitcode` is there."""
+        if self.exitcode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else reaped it
+                pid, status = self.pid, 0
+            if pid:
+                self.exitcode = os.waitstatus_to_exitcode(status)
+        return self.exitcode is not None
+
+    def signal(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if not self.dead():
+            try:
+                if self.pidfd is not None:
+                    signal.pidfd_send_signal(self.pidfd, number)
+                else:
+                    os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def kill(self) -> None:
+        """Kills it, and waits for nothing."""
+        self.signal(signal.SIGKILL)
+
+    def leave(self) -> None:
+        """Has it end after what it has; it is gone when `dead` says so."""
+        self.leaving = True
+        self.wire.put(wire.EXIT)
+
+    def end(self, kill: bool) -> None:
+        """Ends it (if it is idle, by itself), waits for that, and lets go of everything."""
+        if self.closed:
+            return
+        self.closed = True
+        if kill:
+            self.kill()
+        self._ends.sock.close()  # the end of the stream, for one that is idle
+        if not self._gone(REAP_SECONDS):
+            self.kill()
+            self._gone(REAP_SECONDS)
+        self.forget()
+
+    def _gone(self, seconds: float) -> bool:
+        limit = time.monotonic() + seconds
+        while not self.dead():
+            left = limit - time.monotonic()
+            if left <= 0:
+                return False
+            if self.pidfd is not None:
+                poll = select.poll()
+                poll.register(self.pidfd, select.POLLIN)
+                poll.poll(left * 1000)
+            else:
+                time.sleep(0.001)
+        return True
+
+    def forget(self) -> None:
+        """Closes this side's ends, and no more: all that a forked child may do."""
+        self.closed = True
+        self.wire.close()
+        fds = [self._ends.lifeline, *self._ends.tokens, self._ends.control]
+        for fd in fds if self.pidfd is None else [*fds, self.pidfd]:
+            with suppress(OSError):
+                os.close(fd)
+        if self._page is not None:
+            self._page.close()
+
+
+def _pidfd(pid: int) -> int | None:
+    if os.environ.get("GORUN_PIDFD") == "0":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None

@@ -1,0 +1,38 @@
+"""What the tests of worker processes share: functions that a worker can import, and waiting.
+
+A test's own functions travel by value, as its module is none that a worker could import.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HANG = 30.0
+"""Seconds that only a broken run takes."""
+
+
+def until(true: Callable[[], object]) -> None:
+    """Waits for what another process is about to do."""
+    limit = time.monotonic() + HANG
+    while not true():
+        assert time.monotonic() < limit, "it never came true"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: neither gone, nor ended and not waited for."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
+def note(folder: Path, name: object) -> None:
+    """Leaves a file that says that something was begun, and by whom."""
+    partial = folder / f".{name}"
+    partial.write_text(str(os.getpid()))
+    partial.rename(folder / str(name))
