@@ -266,9 +266,9 @@ def test_a_cancel_in_the_body(kind: str) -> None:
 def cancel_task(body: Any, started: threading.Event) -> None:
     async def main() -> None:
         task = asyncio.create_task(body())
-        while not started.is_set():
+        while not started.is_set() or gorun.stats().waiting < 1:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
