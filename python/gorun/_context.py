@@ -319,8 +319,11 @@ class Context(AbstractContextManager["Context"]):
             done = _alive(state.get(_DONE))
             if done is not None:
                 _close(done)
-            for after in list(state.pop(_FUNCS, {}).values()):
-                after.start()
+            funcs = state.get(_FUNCS, {})
+            for key in list(funcs):
+                after = funcs.pop(key, None)  # by one: `stop` does the same
+                if after is not None:
+                    after.start()
             kids = [key for key in list(state) if type(key) is int]
             error = ctx.err() if kids else None
             for key in kids:
