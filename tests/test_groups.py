@@ -427,7 +427,7 @@ def test_groups_nest(kind: str) -> None:
 def test_the_bodys_cancel_against_its_end() -> None:
     """Many times: a child fails while the body ends. The error comes out, nothing stays pending.
 
-    Mutation: `leave` does not withdraw; for a task: no `settle`.
+    Mutation: `leave` does not withdraw; for a task: no `uncancel`.
     """
 
     def plain() -> None:
@@ -555,6 +555,17 @@ def test_cancelled_waiters_leave_the_slots_alone() -> None:
             assert group.go(abs, -2).result(LIMIT) == 2
 
     gorun.go(body).result(LIMIT)
+
+
+def test_a_slot_that_came_too_late_goes_on() -> None:
+    """A waiter that leaves in the instant in which it was given a slot. Mutation: `_leave` never gives it back."""
+    slots = gorun._groups._Slots(1)
+    assert slots.try_take()
+    gate = slots._queue()
+    slots.give()
+    assert gate.is_set()
+    slots._leave(gate)
+    assert slots.try_take()
 
 
 # ---- go ------------------------------------------------------------------------------------------

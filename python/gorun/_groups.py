@@ -107,7 +107,6 @@ class _Body:
         self._before = 0
         self._asked = False  # of the task: in its loop's thread only
         self._over = False
-        self._stale = False
 
     def enter(self) -> None:
         if self._task is None:
@@ -136,22 +135,10 @@ class _Body:
             self._scope.leave()
             if isinstance(exc, Cancelled) and exc._origin == self._scope.origin:
                 return None
-        elif self._asked and self._task.uncancel() <= self._before:
-            if self.is_cancel(exc):
-                return None
-            # The cancel may not have been delivered yet; before 3.13 `uncancel` does not take it back.
-            self._stale = True
+        elif self._asked and self._task.uncancel() <= self._before and self.is_cancel(exc):
+            # (One that was asked for has been seen by the body: it is asked for while the task does not run.)
+            return None
         return exc
-
-    async def settle(self) -> BaseException | None:
-        """Let a cancel of ours that came too late for the body arrive here; one from outside is given back."""
-        if self._stale and self._task is not None:
-            try:
-                await _callers.turn()
-            except BaseException as error:
-                if not self.is_cancel(error) or self._task.cancelling() > self._before:
-                    return error
-        return None
 
     def is_cancel(self, error: BaseException | None) -> bool:
         """True for what cancels this kind of caller."""
@@ -477,13 +464,9 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
     ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
-        assert self._body is not None
         if isinstance(exc, GeneratorExit):
             return  # the coroutine is being closed: it may not await any more
         try:
-            late = await self._body.settle()
-            if late is not None:
-                outer = self._met(late, outer)
             while True:
                 try:
                     await self._ended.wait_async()
