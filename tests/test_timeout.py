@@ -677,3 +677,57 @@ def test_a_goroutine_that_returns_its_scope() -> None:
     del g
     gc.collect()
     assert ref() is None
+
+
+# ---- fork and exit -------------------------------------------------------------------------------
+
+
+@pytest.mark.no_matrix
+def test_a_scope_around_a_fork() -> None:
+    """In the child it never fires, and ends; new ones work. Mutation: `revoke` does not look at the epoch."""
+    from tests import _child
+
+    out = _child.run(
+        """
+        with gorun.timeout(0.2) as outer:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    with gorun.timeout(0.01):
+                        gorun.sleep(3600)
+                except TimeoutError:
+                    gorun.sleep(0.3)
+                    print("child", outer.expired, flush=True)
+            else:
+                assert os.waitpid(pid, 0)[1] == 0
+        if pid == 0:
+            os._exit(0)
+        print("parent", outer.expired)
+        """,
+        flags=("-W", "ignore"),
+    ).out
+    assert out.splitlines() == ["child False", "parent True"]
+
+
+@pytest.mark.no_matrix
+def test_exit_inside_scopes() -> None:
+    """Threads and goroutines inside scopes do not hold the exit up. Mutation: `over` comes after the cancel."""
+    from tests import _child
+
+    ended = _child.run(
+        """
+        def scope():
+            with gorun.timeout(3600):
+                gorun.sleep(3600)
+        threading.Thread(target=scope, daemon=True).start()
+        go(scope)
+        async def twin():
+            async with gorun.timeout(3600):
+                await nap()
+        go(twin)
+        gorun.sleep(0.05)
+        """,
+        exit_clock=True,
+    )
+    assert ended.exit_seconds is not None
+    assert ended.exit_seconds < 10

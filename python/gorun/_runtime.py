@@ -199,7 +199,9 @@ class shield(  # noqa: N801  (reads as a statement)
     """``with shield():`` or ``async with shield():`` holds a cancel from outside back.
 
     A cancel that arrives inside waits until the block has ended and is delivered at the next
-    cancel point after it. Outside a goroutine it does nothing.
+    cancel point after it, as does the end of a ``timeout`` or the failure of a ``Group`` around the
+    shield; those inside the shield work. Where nothing can be cancelled (a thread outside of scopes,
+    an asyncio task) it does nothing.
 
     >>> import gorun
     >>> def work() -> bool:
@@ -327,9 +329,12 @@ def goroutines() -> list[GoroutineInfo]:
 
 _EXIT_LIMIT = 0.5
 
+_at_shutdown: list[Callable[[], object]] = []
+"""What is to be called before the goroutines are cancelled: those who start new ones stop."""
+
 
 def shutdown(timeout: float | None = None) -> bool:
-    """Cancel every goroutine, wait for them, and stop the threads; True if all ended in time.
+    """Cancel every job and goroutine, wait for them, and stop the threads; True if all ended in time.
 
     ``timeout`` in seconds (None: no limit) is for the whole. ``go`` afterwards starts the runtime
     anew. RuntimeError inside a goroutine. Runs at interpreter exit with a short limit.
@@ -354,6 +359,8 @@ def shutdown(timeout: float | None = None) -> bool:
 
 def _cancel_all(left: Callable[[], float | None]) -> bool:
     """Cancel what lives until nothing does; False if the time was up first."""
+    for stop in _at_shutdown:
+        stop()
     while live := _gorun._live():
         for g in live:
             g.cancel("shutdown")
