@@ -190,6 +190,95 @@ def test_operations_that_are_cut(kind: str) -> None:
     target.exception(LIMIT)
 
 
+OPERATIONS = [
+    "recv",
+    "send",
+    "recv_ok",
+    "select",
+    "mutex",
+    "reader",
+    "semaphore",
+    "cond",
+    "event",
+    "group",
+]
+
+
+@every_caller
+@pytest.mark.parametrize("what", [*OPERATIONS, "barrier"])
+def test_every_operation_is_cut(kind: str, what: str) -> None:
+    """Channels and locks as well, by whichever caller, on entry (0 s) and while they wait; nothing is taken.
+
+    Mutation: a fast path without `cancel_point`; an `Attempt` that does not leave its list.
+    """
+    ch = gorun.Chan[int]()
+    mu, sem, event, cond = gorun.Mutex(), gorun.Semaphore(1), gorun.Event(), gorun.Cond()
+    rw, wg, barrier = gorun.RWMutex(), gorun.WaitGroup(), gorun.Barrier(2)
+    assert mu.acquire()
+    assert sem.acquire()
+    assert rw.writer.acquire()
+    wg.add()
+
+    def with_cond() -> None:
+        with cond:
+            cond.wait()
+
+    async def with_cond_async() -> None:
+        async with cond:
+            await cond.wait_async()
+
+    plains: dict[str, Any] = {
+        "recv": ch.recv,
+        "send": lambda: ch.send(1),
+        "recv_ok": ch.recv_ok,
+        "select": lambda: gorun.select(ch, gorun.send(ch, 1)),
+        "mutex": mu.acquire,
+        "reader": rw.reader.acquire,
+        "semaphore": sem.acquire,
+        "cond": with_cond,
+        "event": event.wait,
+        "group": wg.wait,
+        "barrier": barrier.wait,
+    }
+    twins: dict[str, Any] = {
+        "recv": ch.recv_async,
+        "send": lambda: ch.send_async(1),
+        "recv_ok": ch.recv_ok_async,
+        "select": lambda: gorun.select_async(gorun.recv(ch), gorun.send(ch, 1)),
+        "mutex": mu.acquire_async,
+        "reader": rw.reader.acquire_async,
+        "semaphore": sem.acquire_async,
+        "cond": with_cond_async,
+        "event": event.wait_async,
+        "group": wg.wait_async,
+        "barrier": barrier.wait_async,
+    }
+
+    def plain() -> None:
+        for seconds in (0, 0.002):
+            with pytest.raises(TimeoutError), timeout(seconds):
+                plains[what]()
+            barrier.reset()
+
+    async def twin() -> None:
+        for seconds in (0, 0.002):
+            with pytest.raises(TimeoutError):
+                async with timeout(seconds):
+                    await twins[what]()
+            barrier.reset()
+
+    run_as(kind, plain, twin)
+    # All is as it was, and nobody is left in a list.
+    for release in (mu.release, sem.release, rw.writer.release, wg.done):
+        release()
+    for lock in (mu, sem, rw.writer, cond):
+        assert lock.acquire(False)  # type: ignore[attr-defined]
+    cond.notify()
+    with pytest.raises(gorun.WouldBlock):
+        ch.try_recv()
+    assert ch.try_send(1) is False
+
+
 # ---- nested --------------------------------------------------------------------------------------
 
 
