@@ -625,6 +625,28 @@ def test_kinds_of_functions() -> None:
     assert (a.result(), b.result(), c.result()) == (3, 8, "object")
 
 
+@pytest.mark.no_matrix
+def test_at_the_limit_of_threads() -> None:
+    """The last free thread cannot wait: an error, not a hang. Mutation: try again for ever."""
+    from tests import _child
+
+    out = _child.run(
+        """
+        def body():
+            with gorun.Group() as group:
+                group.go(print, "never")
+        try:
+            go(body).result(30)
+        except ExceptionGroup as error:
+            print([type(e).__name__ for e in error.exceptions], flush=True)
+        while gorun.num_goroutine():
+            time.sleep(0.001)
+        """,
+        GORUN_MAX_THREADS="1",
+    ).out
+    assert out == "['ThreadLimit']"
+
+
 # ---- context -------------------------------------------------------------------------------------
 
 

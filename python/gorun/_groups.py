@@ -12,6 +12,8 @@ start others):
 - cancel (from outside, of a scope around, of the task), Ctrl-C: goes to the children, and the wait goes
   on; raised at last, unless there are errors: then a cancel stays pending.
 - time-out: there is none; a ``timeout`` around the group is a cancel.
+- the limit of threads: a plain goroutine on the last free one cannot wait for goroutines that need it.
+  ThreadLimit is an error of the group; the children are cancelled, and end when the thread is free.
 - closed loop, fork, exit: nobody waits any more, the children are the runtime's.
 
 The lock is held for moments only, around nothing that waits or runs foreign code. It can be taken
@@ -22,7 +24,6 @@ of its lines.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -407,13 +408,6 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         self._cancel_children("the group was interrupted")  # also if it had failed before
         return outer
 
-    def _poll(self) -> None:
-        """Wait where blocking is refused, because this thread is the last one that is free."""
-        assert self._ended is not None
-        while not self._ended.is_set():
-            _gorun.gosched()
-            time.sleep(0.001)
-
     def _end(self, exc: BaseException | None, outer: BaseException | None) -> None:
         """Raise what is to be raised. The group's own cancel never goes on: it comes with an error."""
         assert self._body is not None
@@ -439,17 +433,15 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         outer = self._leave_body(exc)
         assert self._ended is not None
         try:
-            limit_met = False
             while True:
                 try:
-                    if limit_met:
-                        self._poll()
                     self._ended.wait()
                     break
                 except ThreadLimit as error:
-                    if not limit_met:
-                        outer = self._met(error, outer)
-                    limit_met = True
+                    # No thread is left that could end the children: they are cancelled, and end when this one is free.
+                    outer = self._met(error, outer)
+                    self._closed = True
+                    break
                 except BaseException as error:
                     outer = self._met(error, outer)
             self._end(exc, outer)
