@@ -437,6 +437,27 @@ def test_many_cancels_from_many_threads() -> None:
     assert all(isinstance(r, tuple) and r[0] in "abc" for r in reasons)
 
 
+@pytest.mark.parametrize("end", ["close", "throw"])
+def test_an_operation_that_is_taken_back_after_it_was_cut(end: str) -> None:
+    # Mutation: `withdraw` leaves the verdict, and the next `arm` forgets it.
+    async def body() -> str:
+        wait = gorun.sleep_async(LONG).__await__()
+        wait.send(None)
+        gorun.current().cancel("kept")  # type: ignore[union-attr]
+        if end == "close":
+            wait.close()
+        else:
+            with pytest.raises(LookupError):
+                wait.throw(LookupError)
+        try:
+            await gorun.sleep_async(LONG)
+        except gorun.Cancelled as error:
+            return str(error.reason)
+        return "lost"
+
+    assert gorun.go(body).result(LIMIT) == "kept"
+
+
 # ---- shield --------------------------------------------------------------------------------------
 
 

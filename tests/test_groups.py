@@ -266,9 +266,9 @@ def test_a_cancel_in_the_body(kind: str) -> None:
 def cancel_task(body: Any, started: threading.Event) -> None:
     async def main() -> None:
         task = asyncio.create_task(body())
-        while not started.is_set():
+        while not started.is_set() or gorun.stats().waiting < 1:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -427,7 +427,7 @@ def test_groups_nest(kind: str) -> None:
 def test_the_bodys_cancel_against_its_end() -> None:
     """Many times: a child fails while the body ends. The error comes out, nothing stays pending.
 
-    Mutation: `leave` does not withdraw; for a task: no `settle`.
+    Mutation: `leave` does not withdraw; for a task: no `uncancel`.
     """
 
     def plain() -> None:
@@ -557,6 +557,17 @@ def test_cancelled_waiters_leave_the_slots_alone() -> None:
     gorun.go(body).result(LIMIT)
 
 
+def test_a_slot_that_came_too_late_goes_on() -> None:
+    """A waiter that leaves in the instant in which it was given a slot. Mutation: `_leave` never gives it back."""
+    slots = gorun._groups._Slots(1)
+    assert slots.try_take()
+    gate = slots._queue()
+    slots.give()
+    assert gate.is_set()
+    slots._leave(gate)
+    assert slots.try_take()
+
+
 # ---- go ------------------------------------------------------------------------------------------
 
 
@@ -612,6 +623,28 @@ def test_kinds_of_functions() -> None:
         b = group.go(pow, 2, 3)
         c = group.go(none())
     assert (a.result(), b.result(), c.result()) == (3, 8, "object")
+
+
+@pytest.mark.no_matrix
+def test_at_the_limit_of_threads() -> None:
+    """The last free thread cannot wait: an error, not a hang. Mutation: try again for ever."""
+    from tests import _child
+
+    out = _child.run(
+        """
+        def body():
+            with gorun.Group() as group:
+                group.go(print, "never")
+        try:
+            go(body).result(30)
+        except ExceptionGroup as error:
+            print([type(e).__name__ for e in error.exceptions], flush=True)
+        while gorun.num_goroutine():
+            time.sleep(0.001)
+        """,
+        GORUN_MAX_THREADS="1",
+    ).out
+    assert out == "['ThreadLimit']"
 
 
 # ---- context -------------------------------------------------------------------------------------

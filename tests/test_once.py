@@ -315,6 +315,15 @@ def test_flight_of_a_bad_function() -> None:
     assert flight.do("a", abs, -1) == (1, False)
 
 
+def test_an_ended_call_is_not_joined() -> None:
+    """Its key may still be there for a moment. Mutation: `_join` does not look whether it has ended."""
+    flight = SingleFlight()
+    g = gorun.go(abs, -1)
+    g.result(LIMIT)
+    flight._flights["k"] = gorun._once._Flight(g)
+    assert flight.do("k", abs, -2) == (2, False)
+
+
 def test_many_callers_at_once() -> None:
     """Each result comes from a run that was under way while its caller asked. Mutation: join an ended call."""
     flight = SingleFlight()

@@ -17,6 +17,16 @@ class Thing:
     pass
 
 
+class Back:
+    """Uses its pool when it dies. (A local class with closures is never freed by 3.13t under pytest.)"""
+
+    def __init__(self, pool: Pool[object]) -> None:
+        self.pool = pool
+
+    def __del__(self) -> None:
+        self.pool.put(self.pool.get())
+
+
 def test_get_and_put() -> None:
     """Mutation: `get` makes a new one always."""
     pool = Pool(Thing)
@@ -73,13 +83,8 @@ def test_pools_are_freed() -> None:
 def test_things_that_use_the_pool_when_they_die() -> None:
     """A finalizer may get and put: no lock is held. Mutation: a plain lock around the deques: a hang."""
     pool: Pool[object] = Pool(object)
-
-    class Back:
-        def __del__(self) -> None:
-            pool.put(pool.get())
-
     for _ in range(10):
-        pool.put(Back())
+        pool.put(Back(pool))
     for _ in range(3):
         gc.collect()
 

@@ -190,6 +190,95 @@ def test_operations_that_are_cut(kind: str) -> None:
     target.exception(LIMIT)
 
 
+OPERATIONS = [
+    "recv",
+    "send",
+    "recv_ok",
+    "select",
+    "mutex",
+    "reader",
+    "semaphore",
+    "cond",
+    "event",
+    "group",
+]
+
+
+@every_caller
+@pytest.mark.parametrize("what", [*OPERATIONS, "barrier"])
+def test_every_operation_is_cut(kind: str, what: str) -> None:
+    """Channels and locks as well, by whichever caller, on entry (0 s) and while they wait; nothing is taken.
+
+    Mutation: a fast path without `cancel_point`; an `Attempt` that does not leave its list.
+    """
+    ch = gorun.Chan[int]()
+    mu, sem, event, cond = gorun.Mutex(), gorun.Semaphore(1), gorun.Event(), gorun.Cond()
+    rw, wg, barrier = gorun.RWMutex(), gorun.WaitGroup(), gorun.Barrier(2)
+    assert mu.acquire()
+    assert sem.acquire()
+    assert rw.writer.acquire()
+    wg.add()
+
+    def with_cond() -> None:
+        with cond:
+            cond.wait()
+
+    async def with_cond_async() -> None:
+        async with cond:
+            await cond.wait_async()
+
+    plains: dict[str, Any] = {
+        "recv": ch.recv,
+        "send": lambda: ch.send(1),
+        "recv_ok": ch.recv_ok,
+        "select": lambda: gorun.select(ch, gorun.send(ch, 1)),
+        "mutex": mu.acquire,
+        "reader": rw.reader.acquire,
+        "semaphore": sem.acquire,
+        "cond": with_cond,
+        "event": event.wait,
+        "group": wg.wait,
+        "barrier": barrier.wait,
+    }
+    twins: dict[str, Any] = {
+        "recv": ch.recv_async,
+        "send": lambda: ch.send_async(1),
+        "recv_ok": ch.recv_ok_async,
+        "select": lambda: gorun.select_async(gorun.recv(ch), gorun.send(ch, 1)),
+        "mutex": mu.acquire_async,
+        "reader": rw.reader.acquire_async,
+        "semaphore": sem.acquire_async,
+        "cond": with_cond_async,
+        "event": event.wait_async,
+        "group": wg.wait_async,
+        "barrier": barrier.wait_async,
+    }
+
+    def plain() -> None:
+        for seconds in (0, 0.002):
+            with pytest.raises(TimeoutError), timeout(seconds):
+                plains[what]()
+            barrier.reset()
+
+    async def twin() -> None:
+        for seconds in (0, 0.002):
+            with pytest.raises(TimeoutError):
+                async with timeout(seconds):
+                    await twins[what]()
+            barrier.reset()
+
+    run_as(kind, plain, twin)
+    # All is as it was, and nobody is left in a list.
+    for release in (mu.release, sem.release, rw.writer.release, wg.done):
+        release()
+    for lock in (mu, sem, rw.writer, cond):
+        assert lock.acquire(False)  # type: ignore[attr-defined]
+    cond.notify()
+    with pytest.raises(gorun.WouldBlock):
+        ch.try_recv()
+    assert ch.try_send(1) is False
+
+
 # ---- nested --------------------------------------------------------------------------------------
 
 
@@ -234,10 +323,10 @@ def test_both_fire(kind: str) -> None:
     def plain() -> list[str]:
         seen = []
         with pytest.raises(TimeoutError):
-            with timeout(SHORT) as outer:
+            with timeout(LONG) as outer:
                 with pytest.raises(TimeoutError):
                     with timeout(0):
-                        until(lambda: outer.expired)
+                        outer.reschedule(0)
                         gorun.sleep(LONG)
                 seen.append("inner")
                 gorun.sleep(LONG)
@@ -677,3 +766,57 @@ def test_a_goroutine_that_returns_its_scope() -> None:
     del g
     gc.collect()
     assert ref() is None
+
+
+# ---- fork and exit -------------------------------------------------------------------------------
+
+
+@pytest.mark.no_matrix
+def test_a_scope_around_a_fork() -> None:
+    """In the child it never fires, and ends; new ones work. Mutation: `revoke` does not look at the epoch."""
+    from tests import _child
+
+    out = _child.run(
+        """
+        with gorun.timeout(0.2) as outer:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    with gorun.timeout(0.01):
+                        gorun.sleep(3600)
+                except TimeoutError:
+                    gorun.sleep(0.3)
+                    print("child", outer.expired, flush=True)
+            else:
+                assert os.waitpid(pid, 0)[1] == 0
+        if pid == 0:
+            os._exit(0)
+        print("parent", outer.expired)
+        """,
+        flags=("-W", "ignore"),
+    ).out
+    assert out.splitlines() == ["child False", "parent True"]
+
+
+@pytest.mark.no_matrix
+def test_exit_inside_scopes() -> None:
+    """Threads and goroutines inside scopes do not hold the exit up. Mutation: `over` comes after the cancel."""
+    from tests import _child
+
+    ended = _child.run(
+        """
+        def scope():
+            with gorun.timeout(3600):
+                gorun.sleep(3600)
+        threading.Thread(target=scope, daemon=True).start()
+        go(scope)
+        async def twin():
+            async with gorun.timeout(3600):
+                await nap()
+        go(twin)
+        gorun.sleep(0.05)
+        """,
+        exit_clock=True,
+    )
+    assert ended.exit_seconds is not None
+    assert ended.exit_seconds < 10

@@ -37,17 +37,19 @@ def errors(output: str, name: str) -> dict[int, str]:
     return {int(line): code for line, code in found}
 
 
-def test_typical_uses() -> None:
+@pytest.mark.parametrize("name", ["uses.py", "uses_groups.py"])
+def test_typical_uses(name: str) -> None:
     # Mutation: drop the first overload of `go`: Goroutine[Coroutine[...]].
-    output = mypy("uses.py")
-    assert errors(output, "uses.py") == {}, output
+    output = mypy(name)
+    assert errors(output, name) == {}, output
     assert "Success" in output
 
 
-def test_errors_are_reported() -> None:
+@pytest.mark.parametrize("name", ["errors.py", "errors_groups.py"])
+def test_errors_are_reported(name: str) -> None:
     # Mutation: `fn: Any` in an overload.
-    lines = (FILES / "errors.py").read_text().splitlines()
+    lines = (FILES / name).read_text().splitlines()
     wanted = {n: line.split("# E: ")[1] for n, line in enumerate(lines, 1) if "  # E: " in line}
     assert wanted
-    output = mypy("errors.py")
-    assert errors(output, "errors.py") == wanted, output
+    output = mypy(name)
+    assert errors(output, name) == wanted, output

@@ -65,10 +65,3 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> N
     """Have the loop call ``fn``; nothing happens if it is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(fn)
-
-
-async def turn() -> None:
-    """One turn of the asyncio loop."""
-    import asyncio
-
-    await asyncio.sleep(0)

@@ -20,6 +20,7 @@ theirs, until it ends or they are stopped (``_pins``).
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import threading
@@ -27,12 +28,13 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
 from gorun import _gorun
-from gorun._errors import ContextDone
-from gorun._gorun import Timer
+from gorun._errors import ChannelClosed, ContextDone
+from gorun._gorun import Chan, RecvChan, Timer
 from gorun._settings import check_seconds
 
 T = TypeVar("T")
@@ -53,19 +55,9 @@ _End: TypeAlias = tuple[bool, object, ContextDone | None]
 """How a context ended: by its deadline or not, the cause that was given, the parent's error."""
 
 
-class _Kid(weakref.ref["Context"]):
-    """A parent's hold on a child."""
-
-    __slots__ = ("key", "parent")
-    key: int
-    parent: weakref.ref[Context]
-
-
-def _forget(kid: weakref.ref[Context]) -> None:
-    assert isinstance(kid, _Kid)
-    parent = kid.parent()
-    if parent is not None:
-        parent._state.pop(kid.key, None)
+def _weakly(state: dict[Any, Any], key: int, child: Context) -> weakref.ref[Context]:
+    """A parent's hold on a child. The call-back is ``state.pop(key, ref)``: no Python code runs."""
+    return weakref.ref(child, partial(state.pop, key))
 
 
 class Context(AbstractContextManager["Context"]):
@@ -189,18 +181,39 @@ class Context(AbstractContextManager["Context"]):
         return child
 
     def _adopt(self, child: Context) -> None:
-        kid = _Kid(child, _forget)
-        kid.key = child._own = _number()
-        kid.parent = weakref.ref(self)
+        state = self._state
+        child._own = key = _number()
         if self._deadline is not None and child._deadline is None:
             child._deadline = self._deadline
         self._busy = child._busy = True
-        self._state[kid.key] = kid
-        end = self._end()
+        state[key] = _weakly(state, key, child)
+        end = state.get(_END)
         if end is not None:
             child._finish(end[0], end[1], self.err())
 
     # ---- asking
+
+    @property
+    def done(self) -> RecvChan[Any]:
+        """A channel that is closed when the context has ended: to receive from, or for ``select``.
+
+        The same channel each time, also for ``background()``, whose end never comes.
+
+        >>> import gorun
+        >>> ctx = gorun.background().with_timeout(0.01)
+        >>> ctx.done.recv_ok()
+        (None, False)
+        """
+        with _pins:
+            chan = _alive(self._state.get(_DONE))
+            if chan is None:
+                chan = Chan()
+                chan._keep(self)
+                self._busy = True
+                self._state[_DONE] = weakref.ref(chan)
+        if self._end() is not None:
+            _close(chan)
+        return chan.receiver()
 
     @property
     def deadline(self) -> float | None:
@@ -295,15 +308,22 @@ class Context(AbstractContextManager["Context"]):
         todo = [self]
         while todo:
             ctx = todo.pop()
-            ctx._unlink()
+            parent, state = ctx._parent, ctx._state
+            if ctx._own is not None and parent is not None:
+                parent._state.pop(ctx._own, None)
             if ctx._timer is not None:
                 ctx._timer.stop()
-            state = ctx._state
-            done = state.get(_DONE)
+                ctx._expire = None
+            if len(state) == 1:
+                continue  # nothing but the end
+            done = _alive(state.get(_DONE))
             if done is not None:
                 _close(done)
-            for after in list(state.pop(_FUNCS, {}).values()):
-                after.start()
+            funcs = state.get(_FUNCS, {})
+            for key in list(funcs):
+                after = funcs.pop(key, None)  # by one: `stop` does the same
+                if after is not None:
+                    after.start()
             kids = [key for key in list(state) if type(key) is int]
             error = ctx.err() if kids else None
             for key in kids:
@@ -313,11 +333,6 @@ class Context(AbstractContextManager["Context"]):
                 its = (end[0], end[1], error)
                 if child._state.setdefault(_END, its) is its and child._busy:
                     todo.append(child)
-
-    def _unlink(self) -> None:
-        if self._own is not None and self._parent is not None:
-            self._parent._state.pop(self._own, None)
-        self._expire = None
 
     def __enter__(self) -> Self:
         return self
@@ -382,10 +397,7 @@ class Context(AbstractContextManager["Context"]):
             if strong is not None:
                 parent._state[self._own] = strong
             else:
-                kid = _Kid(self, _forget)
-                kid.key = self._own
-                kid.parent = weakref.ref(parent)
-                parent._state[self._own] = kid
+                parent._state[self._own] = _weakly(parent._state, self._own, self)
             if self._end() is not None:
                 parent._state.pop(self._own, None)  # it ended meanwhile
         if self._expire is not None:
@@ -441,6 +453,9 @@ class _After:
 
     def stop(self) -> bool:
         ctx = self.ctx
+        if ctx is not None and ctx._endless:
+            self.fn = self.ctx = None
+            return True
         if ctx is None or ctx._state.get(_FUNCS, {}).pop(self.key, None) is None:
             return False
         self.fn = self.ctx = None
@@ -479,5 +494,11 @@ def background() -> Context:
     return _background
 
 
-def _close(done: Any) -> None:
-    raise NotImplementedError
+def _alive(ref: weakref.ref[Chan[Any]] | None) -> Chan[Any] | None:
+    return None if ref is None else ref()
+
+
+def _close(done: Chan[Any]) -> None:
+    with contextlib.suppress(ChannelClosed):  # by another who ended it
+        done.close()
+    done._keep(None)

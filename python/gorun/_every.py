@@ -6,9 +6,10 @@ and ``overlap`` says otherwise. A run is a goroutine of its own; its done callba
 starts the run that was held back.
 
 Ends: ``cancel`` marks the job as ended under its lock, stops the timer and cancels the runs; a tick or
-callback that comes later finds the mark. A run past its time-out is cancelled by a timer of its own, and
-reported when as much time again has passed and it still runs. After a fork the child has no jobs. At exit
-nothing is waited for. The lock is held around nothing that waits or runs foreign code.
+callback that comes later finds the mark. ``shutdown`` cancels all jobs first. A run past its time-out is
+cancelled by a timer of its own, and reported when as much time again has passed and it still runs. After
+a fork the child has no jobs. At exit nothing is waited for. The lock is held around nothing that waits or
+runs foreign code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from gorun import _gorun, _hooks
+from gorun import _gorun, _hooks, _runtime
 from gorun._gorun import Goroutine, Timer
 from gorun._settings import check_seconds, check_timeout
 
@@ -327,4 +328,10 @@ def heartbeat() -> None:
     run.renew()
 
 
+def _cancel_all() -> None:
+    for job in jobs():
+        job.cancel()
+
+
+_runtime._at_shutdown.append(_cancel_all)
 os.register_at_fork(after_in_child=_jobs.clear)

@@ -12,6 +12,8 @@ start others):
 - cancel (from outside, of a scope around, of the task), Ctrl-C: goes to the children, and the wait goes
   on; raised at last, unless there are errors: then a cancel stays pending.
 - time-out: there is none; a ``timeout`` around the group is a cancel.
+- the limit of threads: a plain goroutine on the last free one cannot wait for goroutines that need it.
+  ThreadLimit is an error of the group; the children are cancelled, and end when the thread is free.
 - closed loop, fork, exit: nobody waits any more, the children are the runtime's.
 
 The lock is held for moments only, around nothing that waits or runs foreign code. It can be taken
@@ -22,7 +24,6 @@ of its lines.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -107,7 +108,6 @@ class _Body:
         self._before = 0
         self._asked = False  # of the task: in its loop's thread only
         self._over = False
-        self._stale = False
 
     def enter(self) -> None:
         if self._task is None:
@@ -136,22 +136,10 @@ class _Body:
             self._scope.leave()
             if isinstance(exc, Cancelled) and exc._origin == self._scope.origin:
                 return None
-        elif self._asked and self._task.uncancel() <= self._before:
-            if self.is_cancel(exc):
-                return None
-            # The cancel may not have been delivered yet; before 3.13 `uncancel` does not take it back.
-            self._stale = True
+        elif self._asked and self._task.uncancel() <= self._before and self.is_cancel(exc):
+            # (One that was asked for has been seen by the body: it is asked for while the task does not run.)
+            return None
         return exc
-
-    async def settle(self) -> BaseException | None:
-        """Let a cancel of ours that came too late for the body arrive here; one from outside is given back."""
-        if self._stale and self._task is not None:
-            try:
-                await _callers.turn()
-            except BaseException as error:
-                if not self.is_cancel(error) or self._task.cancelling() > self._before:
-                    return error
-        return None
 
     def is_cancel(self, error: BaseException | None) -> bool:
         """True for what cancels this kind of caller."""
@@ -420,15 +408,8 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         self._cancel_children("the group was interrupted")  # also if it had failed before
         return outer
 
-    def _poll(self) -> None:
-        """Wait where blocking is refused, because this thread is the last one that is free."""
-        assert self._ended is not None
-        while not self._ended.is_set():
-            _gorun.gosched()
-            time.sleep(0.001)
-
-    def _end(self, exc: BaseException | None, outer: BaseException | None) -> bool:
-        """Raise what is to be raised; True if ``exc`` was the group's own cancel."""
+    def _end(self, exc: BaseException | None, outer: BaseException | None) -> None:
+        """Raise what is to be raised. The group's own cancel never goes on: it comes with an error."""
         assert self._body is not None
         self._context.cancel()
         errors, self._errors = self._errors, []
@@ -439,7 +420,6 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
                 raise BaseExceptionGroup("errors in a Group", errors) from None
             if outer is not None and outer is not exc:
                 raise outer
-            return exc is not None and outer is None
         finally:
             # The errors' tracebacks hold this frame.
             del errors, exc, outer, self
@@ -449,24 +429,22 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         tb: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
         try:
-            limit_met = False
             while True:
                 try:
-                    if limit_met:
-                        self._poll()
                     self._ended.wait()
                     break
                 except ThreadLimit as error:
-                    if not limit_met:
-                        outer = self._met(error, outer)
-                    limit_met = True
+                    # No thread is left that could end the children: they are cancelled, and end when this one is free.
+                    outer = self._met(error, outer)
+                    self._closed = True
+                    break
                 except BaseException as error:
                     outer = self._met(error, outer)
-            return self._end(exc, outer)
+            self._end(exc, outer)
         finally:
             del exc, outer
 
@@ -475,16 +453,12 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         tb: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
-        assert self._body is not None
         if isinstance(exc, GeneratorExit):
-            return False  # the coroutine is being closed: it may not await any more
+            return  # the coroutine is being closed: it may not await any more
         try:
-            late = await self._body.settle()
-            if late is not None:
-                outer = self._met(late, outer)
             while True:
                 try:
                     await self._ended.wait_async()
@@ -494,6 +468,6 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
                     raise
                 except BaseException as error:
                     outer = self._met(error, outer)
-            return self._end(exc, outer)
+            self._end(exc, outer)
         finally:
             del exc, outer

@@ -199,7 +199,9 @@ class shield(  # noqa: N801  (reads as a statement)
     """``with shield():`` or ``async with shield():`` holds a cancel from outside back.
 
     A cancel that arrives inside waits until the block has ended and is delivered at the next
-    cancel point after it. Outside a goroutine it does nothing.
+    cancel point after it, as does the end of a ``timeout`` or the failure of a ``Group`` around the
+    shield; those inside the shield work. Where nothing can be cancelled (a thread outside of scopes,
+    an asyncio task) it does nothing.
 
     >>> import gorun
     >>> def work() -> bool:
@@ -330,9 +332,12 @@ _EXIT_LIMIT = 0.5
 before_shutdown: list[Callable[[], None]] = []
 """Called by `shutdown` before it cancels: for those who would put new goroutines in their place."""
 
+_at_shutdown: list[Callable[[], object]] = []
+"""The same, also at the exit of the interpreter: those who start goroutines by themselves stop."""
+
 
 def shutdown(timeout: float | None = None) -> bool:
-    """Cancel every goroutine, wait for them, and stop the threads; True if all ended in time.
+    """Cancel every job and goroutine, wait for them, and stop the threads; True if all ended in time.
 
     ``timeout`` in seconds (None: no limit) is for the whole. ``go`` afterwards starts the runtime
     anew. RuntimeError inside a goroutine. Runs at interpreter exit with a short limit.
@@ -359,6 +364,8 @@ def shutdown(timeout: float | None = None) -> bool:
 
 def _cancel_all(left: Callable[[], float | None]) -> bool:
     """Cancel what lives until nothing does; False if the time was up first."""
+    for stop in _at_shutdown:
+        stop()
     while live := _gorun._live():
         for g in live:
             g.cancel("shutdown")

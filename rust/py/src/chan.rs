@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use gorun_core::chan::{Blocked, Chan, Fate, Place, Side};
 use gorun_core::prim::Lock;
@@ -53,6 +54,8 @@ impl Core {
 struct Obj {
     ob_base: PyObject,
     core: *const Core,
+    /// Owned or null: what lives as long as this object (`_keep`; the context whose done channel it is).
+    keep: AtomicPtr<PyObject>,
     weakrefs: *mut PyObject,
 }
 
@@ -117,9 +120,23 @@ pub fn make(capacity: usize, hidden: bool) -> Res<*mut PyObject> {
             return Err(Raised);
         }
         (*o).core = Arc::into_raw(shared);
+        (&raw mut (*o).keep).write(AtomicPtr::new(null_mut()));
         (*o).weakrefs = null_mut();
         ffi::PyObject_GC_Track(o.cast());
         Ok(o.cast())
+    }
+}
+
+/// Lets `what` (or nothing: null) live as long as the Chan object does, in the place of what was kept before.
+///
+/// # Safety
+/// Attached; `o` is a Chan object.
+unsafe fn keep(o: *mut PyObject, what: *mut PyObject) {
+    // SAFETY: by the caller's promise; the slot owns its reference. AcqRel: the object was written before it was put in.
+    unsafe {
+        let new = ffi::Py_XNewRef(what);
+        let old = (*o.cast::<Obj>()).keep.swap(new, Ordering::AcqRel);
+        ffi::Py_XDECREF(old);
     }
 }
 
@@ -463,7 +480,9 @@ unsafe extern "C" fn dealloc(o: *mut PyObject) {
             ffi::PyObject_ClearWeakRefs(o);
         }
         let shared = Arc::from_raw((*this).core);
+        let kept = (*this).keep.load(Ordering::Relaxed);
         ffi::PyObject_GC_Del(o.cast());
+        ffi::Py_XDECREF(kept);
         let timer = shared.timer.lock().take();
         if let Some(t) = timer {
             t.stop();
@@ -488,6 +507,15 @@ unsafe extern "C" fn view_dealloc(o: *mut PyObject) {
 }
 
 unsafe extern "C" fn traverse(o: *mut PyObject, visit: ffi::visitproc, arg: *mut c_void) -> c_int {
+    // SAFETY: the collector's call.
+    let kept = unsafe { (*o.cast::<Obj>()).keep.load(Ordering::Relaxed) };
+    if !kept.is_null() {
+        // SAFETY: as above.
+        let r = unsafe { visit(kept, arg) };
+        if r != 0 {
+            return r;
+        }
+    }
     let mut r = 0;
     // SAFETY: the collector's call: all others stand still at safe points, so nobody holds the lock.
     unsafe {
@@ -501,7 +529,10 @@ unsafe extern "C" fn traverse(o: *mut PyObject, visit: ffi::visitproc, arg: *mut
 
 unsafe extern "C" fn clear(o: *mut PyObject) -> c_int {
     // SAFETY: the collector found it unreachable.
-    drop(unsafe { core(o) }.chan.take_buffered());
+    unsafe {
+        keep(o, null_mut());
+        drop(core(o).chan.take_buffered());
+    }
     0
 }
 

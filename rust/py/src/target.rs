@@ -147,7 +147,7 @@ impl Target {
     pub fn wake_if(self, said: Cancel) {
         if said == Cancel::Wake {
             let w = match self {
-                Self::Goroutine(g) => &raw const (*g).waker,
+                Self::Goroutine(g) => &raw const g.waker,
                 Self::Thread(t) => &raw const t.waker,
             };
             // SAFETY: the cancel won a parked waiter.

@@ -171,6 +171,39 @@ fn a_wait_inside_a_wait_has_a_waker_of_its_own() {
     assert_eq!(end, Ok(End::Ready));
 }
 
+/// A thread with a waker pinned to it is cut through that, on entry and while it waits; a wait inside its wait is not.
+/// Mutations: `block` does not look at the pinned waker; `block_on` leaves it pinned while it waits, or arms it uncut.
+#[test]
+fn a_pinned_waker_cuts_a_thread() {
+    let rt = rt(1);
+    let w: &'static Waker = Box::leak(Box::new(Waker::new()));
+    w.word.renew_running();
+    let latch: Latch<u32> = Latch::default();
+    pin(Some(w));
+    assert_eq!(w.word.cancel(), Cancel::Set);
+    assert_eq!(wait(rt, &latch, None), End::Cancelled);
+    assert_eq!(wait(rt, &latch, SHORT), End::Timeout);
+    let canceller = std::thread::spawn(move || {
+        while w.word.phase() != Phase::Parked {
+            std::thread::yield_now();
+        }
+        if w.word.cancel() == Cancel::Wake {
+            // SAFETY: the cancel won a parked waiter.
+            unsafe { rt.wake(w) };
+        }
+    });
+    let end = block(rt, Some(&latch), WaitReason::Event, None, SHORT, || {
+        assert!(pinned().is_none());
+        Ok::<_, ()>(())
+    });
+    assert_eq!(end, Ok(End::Cancelled));
+    canceller.join().unwrap();
+    assert!(pinned().is_some_and(|p| std::ptr::eq(p, w)));
+    pin(None);
+    assert_eq!(w.word.cancel(), Cancel::Set);
+    assert_eq!(wait(rt, &latch, SHORT), End::Timeout, "no more");
+}
+
 /// A cancel that comes while the check runs is for the next cancel point. Mutation: stepping aside leaves the wait armed.
 #[test]
 fn a_cancel_is_not_lost_to_a_failed_check() {

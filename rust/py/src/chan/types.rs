@@ -7,8 +7,8 @@ use gorun_core::chan::{Blocked, Place, Side};
 use pyo3::ffi::{self, PyObject};
 
 use super::{
-    Batch, CHAN, ChanRef, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, make,
-    values, view,
+    Batch, CHAN, ChanRef, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, keep,
+    make, values, view,
 };
 use crate::args::{number, parse, string, timeout, whole};
 use crate::body::Owned;
@@ -215,6 +215,15 @@ unsafe extern "C" fn try_recv(o: *mut PyObject, _: *mut PyObject) -> *mut PyObje
             )),
         }
     })
+}
+
+unsafe extern "C" fn keep_alive(o: *mut PyObject, what: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the interpreter's call on a Chan object; a static.
+    unsafe {
+        let nothing = what == ffi::Py_None();
+        keep(o, if nothing { std::ptr::null_mut() } else { what });
+    }
+    none()
 }
 
 unsafe extern "C" fn close(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
@@ -454,6 +463,11 @@ ValueError for a capacity below 0. Go's make(chan T, n).
                 c"receiver",
                 receiver,
                 c"receiver($self, /)\n--\n\nThe view that only receives.",
+            ));
+            table.push(one(
+                c"_keep",
+                keep_alive,
+                c"_keep($self, what, /)\n--\n\nLets what live as long as this object; None: nothing any more.",
             ));
         }
         let size = if whole {

@@ -385,6 +385,10 @@ impl Op {
                     return false;
                 }
                 self.unregister();
+                if !won && g.waker.word.verdict() == Some(Verdict::Cancel) {
+                    // It cut this wait, which raises something else: it is pending again.
+                    g.waker.word.disarm();
+                }
                 true
             }
             State::Foreign => self.leave_task(),
