@@ -67,7 +67,13 @@ class Cond:
         return f"<gorun.Cond({self._lock!r}, {self._calls.waiting()})>"
 
     def acquire(self, *args: Any, **kwargs: Any) -> bool:
-        """Lock the underlying lock."""
+        """Lock the underlying lock.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> cond.acquire(), cond.acquire(blocking=False)
+        (True, False)
+        """
         return bool(self._lock.acquire(*args, **kwargs))
 
     def acquire_async(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, bool]:
@@ -76,11 +82,22 @@ class Cond:
         return op
 
     def release(self) -> None:
-        """Unlock the underlying lock."""
+        """Unlock the underlying lock.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> cond.acquire(), cond.release()
+        (True, None)
+        """
         self._lock.release()
 
     def locked(self) -> bool:
-        """Whether the underlying lock is locked."""
+        """Whether the underlying lock is locked.
+
+        >>> import gorun
+        >>> gorun.Cond().locked()
+        False
+        """
         return bool(self._lock.locked())
 
     def __enter__(self) -> bool:
@@ -134,6 +151,12 @@ class Cond:
         """Unlock, wait for a ``notify``, lock again; False if ``timeout`` seconds were up first.
 
         The lock is held at the end whatever happened. RuntimeError unless it is held at the start.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> with cond:
+        ...     cond.wait(timeout=0.001)
+        False
         """
         self._owned("wait")
         number = self._calls.number()
@@ -193,7 +216,17 @@ class Cond:
             raise late
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        """Wait until ``predicate()`` is true; its last value, also when the time is up."""
+        """Wait until ``predicate()`` is true; its last value, also when the time is up.
+
+        >>> import gorun
+        >>> with gorun.Cond() as locked:
+        ...     locked
+        True
+        >>> cond = gorun.Cond()
+        >>> with cond:
+        ...     cond.wait_for(lambda: 'there'), cond.wait_for(lambda: '', timeout=0.001)
+        ('there', '')
+        """
         end = None if timeout is None else time.monotonic() + timeout
         result = predicate()
         while not result:
@@ -217,13 +250,25 @@ class Cond:
         return result
 
     def notify(self, n: int = 1) -> None:
-        """Wake up to ``n`` of those that wait, the oldest first. RuntimeError without the lock."""
+        """Wake up to ``n`` of those that wait, the oldest first. RuntimeError without the lock.
+
+        >>> import gorun
+        >>> gorun.Cond().notify()
+        Traceback (most recent call last):
+        RuntimeError: cannot notify on un-acquired lock
+        """
         self._owned("notify")
         if _units(n, "n") > 0:
             self._calls.notify(n)
 
     def notify_all(self) -> None:
-        """Wake all that wait. RuntimeError without the lock."""
+        """Wake all that wait. RuntimeError without the lock.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> with cond:
+        ...     cond.notify_all()
+        """
         self._owned("notify")
         self._calls.notify(_ALL)
 
@@ -314,6 +359,10 @@ class Barrier:
         """Wait until all have come; a number from 0 to parties - 1, another one for each.
 
         Raises BrokenBarrierError if the barrier is or becomes broken, also by a time-out of one.
+
+        >>> import gorun
+        >>> gorun.Barrier(1).wait()
+        0
         """
         limit = self._timeout if timeout is None else timeout
         with self._mutex:
@@ -344,14 +393,26 @@ class Barrier:
         return index
 
     def reset(self) -> None:
-        """Start anew; those that wait get BrokenBarrierError."""
+        """Start anew; those that wait get BrokenBarrierError.
+
+        >>> import gorun
+        >>> barrier = gorun.Barrier(2)
+        >>> barrier.abort(), barrier.reset(), barrier.broken
+        (None, None, False)
+        """
         with _Shield(), self._mutex:
             old, self._round = self._round, _Round()
             if old.came:
                 self._break(old)
 
     def abort(self) -> None:
-        """Break it: those that wait, and that come until ``reset``, get BrokenBarrierError."""
+        """Break it: those that wait, and that come until ``reset``, get BrokenBarrierError.
+
+        >>> import gorun
+        >>> barrier = gorun.Barrier(2)
+        >>> barrier.abort(), barrier.broken
+        (None, True)
+        """
         with _Shield(), self._mutex:
             self._break(self._round)
 

@@ -278,7 +278,13 @@ False
                     c"acquire($self, /, blocking=True, timeout=-1)\n--\n
 Lock it; False if it could not be locked at once (blocking=False) or within timeout seconds (-1: no limit).
 
-Raises ValueError for a time-out with blocking=False or below 0 other than -1.",
+Raises ValueError for a time-out with blocking=False or below 0 other than -1.
+
+>>> import gorun
+>>> mu = gorun.Mutex()
+>>> mu.acquire(), mu.acquire(timeout=0.001)
+(True, False)
+",
                 ),
                 fast(
                     c"acquire_async",
@@ -288,9 +294,22 @@ Raises ValueError for a time-out with blocking=False or below 0 other than -1.",
                 noargs(
                     c"release",
                     release,
-                    c"release($self, /)\n--\n\nUnlock it, by whomever it was locked; RuntimeError if it is not.",
+                    c"release($self, /)\n--\n
+Unlock it, by whomever it was locked; RuntimeError if it is not.
+
+>>> import gorun
+>>> gorun.Mutex().release()
+Traceback (most recent call last):
+RuntimeError: release unlocked lock
+",
                 ),
-                noargs(c"locked", locked, c"locked($self, /)\n--\n\nTrue while it is locked."),
+                noargs(c"locked", locked, c"locked($self, /)\n--\n
+True while it is locked.
+
+>>> import gorun
+>>> gorun.Mutex().locked()
+False
+"),
                 noargs(c"__enter__", enter, c"__enter__($self, /)\n--\n\nacquire()"),
                 noargs(c"__aenter__", aenter, c"__aenter__($self, /)\n--\n\nacquire_async()"),
                 fast(c"__exit__", exit, c"__exit__($self, /, *args)\n--\n\nrelease()"),
