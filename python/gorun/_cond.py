@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gorun import _gorun
+from gorun._errors import ThreadLimit
 from gorun._gorun import Gate, Mutex
+from gorun._hooks import _cancel_again, _is_task_cancel
 from gorun._sync import _units
 
 T = TypeVar("T")
@@ -160,18 +162,27 @@ class Cond:
         """
         self._owned("wait")
         number = self._calls.number()
-        again = self._let_go() or self._lock.acquire
+        called = False
         try:
-            called = bool(self._calls.enter(number, timeout))
-            return called or self._calls.give_up(number)
+            again = self._let_go() or self._lock.acquire
         except BaseException:
-            if self._calls.give_up(number):
-                self._calls.notify(1)
+            self._give_up(number)
+            raise
+        try:
+            called = bool(self._calls.enter(number, timeout)) or self._calls.give_up(number)
+        except BaseException:
+            self._give_up(number)
             raise
         finally:
-            self._retake(again)
+            self._retake(again, called)
+        return called
 
-    def _retake(self, again: Callable[[], Any]) -> None:
+    def _give_up(self, number: int) -> None:
+        """An error instead of the call: who has the number gives it up, a call is passed on."""
+        if self._calls.give_up(number):
+            self._calls.notify(1)
+
+    def _retake(self, again: Callable[[], Any], called: bool) -> None:
         """Lock again: no cancel and no signal handler's error comes before that."""
         late: BaseException | None = None
         with _Shield():
@@ -179,30 +190,44 @@ class Cond:
                 try:
                     again()
                     break
-                except Exception:
+                except ThreadLimit:
                     raise
+                except (Exception, SystemExit) as e:
+                    # A handler's; or the lock's own, or the end of the program: then it comes again.
+                    if late is not None:
+                        raise
+                    late = e
                 except BaseException as e:
                     late = e
         if late is not None:
+            if called:
+                self._calls.notify(1)  # it will not be acted upon here
             raise late
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """As ``wait``, awaited."""
         self._owned("wait")
         number = self._calls.number()
-        self._lock.release()
+        called = False
         try:
-            called = await self._calls.enter_async(number, timeout)
-            return called or self._calls.give_up(number)
+            self._lock.release()
         except BaseException:
-            if self._calls.give_up(number):
-                self._calls.notify(1)
+            self._give_up(number)
+            raise
+        try:
+            entered: bool = await self._calls.enter_async(number, timeout)
+            called = entered or self._calls.give_up(number)
+        except BaseException:
+            self._give_up(number)
             raise
         finally:
-            await self._retake_async()
+            await self._retake_async(called)
+        return called
 
-    async def _retake_async(self) -> None:
+    async def _retake_async(self, called: bool) -> None:
+        """As `_retake`. The cancel of an asyncio task that comes meanwhile is asked for anew (rule 3)."""
         late: BaseException | None = None
+        cancel: BaseException | None = None
         with _Shield():
             while True:
                 try:
@@ -211,8 +236,15 @@ class Cond:
                 except (Exception, GeneratorExit):
                     raise
                 except BaseException as e:
-                    late = e
+                    if _is_task_cancel(e):
+                        cancel = e
+                    else:
+                        late = e
+        if cancel is not None:
+            _cancel_again(cancel)
         if late is not None:
+            if called:
+                self._calls.notify(1)
             raise late
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
@@ -282,11 +314,12 @@ _ALL = 2**62
 class _Round:
     """One filling of a Barrier: those that came wait before its gate."""
 
-    __slots__ = ("broken", "came", "full", "gate")
+    __slots__ = ("broken", "came", "full", "gate", "left")
 
     def __init__(self, broken: bool = False) -> None:
         self.gate = Gate.flag()
         self.came = 0
+        self.left: list[int] = []  # the numbers of those that came and were cut
         self.full = False
         self.broken = broken
 
@@ -330,7 +363,7 @@ class Barrier:
         this = self._round
         if this.broken:
             raise threading.BrokenBarrierError
-        index = this.came
+        index = this.left.pop() if this.left else this.came
         this.came += 1
         if this.came == self._parties:
             try:
@@ -347,6 +380,13 @@ class Barrier:
     def _break(self, this: _Round) -> None:
         this.broken = True
         this.gate.set(True)
+
+    def _cut(self, this: _Round, index: int) -> None:
+        """An error ended the wait: who comes later takes the place."""
+        with _Shield(), self._mutex:
+            if not this.full:
+                this.came -= 1
+                this.left.append(index)
 
     def _left(self, this: _Round, passed: bool) -> None:
         """After the wait, with the mutex held if it did not pass."""
@@ -370,8 +410,7 @@ class Barrier:
         try:
             passed = bool(this.gate.enter(1, limit))
         except BaseException:
-            with _Shield(), self._mutex:
-                this.came -= not this.full
+            self._cut(this, index)
             raise
         with _Shield(), self._mutex:
             self._left(this, passed)
@@ -385,8 +424,7 @@ class Barrier:
         try:
             passed = await this.gate.enter_async(1, limit)
         except BaseException:
-            with _Shield(), self._mutex:
-                this.came -= not this.full
+            self._cut(this, index)
             raise
         with _Shield(), self._mutex:
             self._left(this, passed)
