@@ -12,13 +12,13 @@
 //! | time-out, cancel | the node is taken out |
 //! | signal | aside: passed over, it keeps its place |
 //! | vanished after it was fired | `vanish`: unlocks, or tells the next |
-//! | fork | the child's queue is empty; locked stays locked (as with `threading.Lock`) |
+//! | fork | the child's queue is empty and nobody is told; locked stays locked (as with `threading.Lock`) |
 //!
 //! Invariant, under the lock: if it is free and somebody waits (not aside), one is told.
 
 use crate::host::Host;
 use crate::prim::Lock;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, epoch};
 use crate::sched::{Ticket, Waker};
 use crate::wait::{List, Node, Wakeup};
 
@@ -57,8 +57,8 @@ impl Default for Turn {
 
 struct Inner {
     locked: bool,
-    /// One was told to try and has not come yet.
-    told: bool,
+    /// One was told to try and has not come yet: the epoch, since after a fork it never comes.
+    told: Option<u32>,
     queue: List,
 }
 
@@ -72,7 +72,7 @@ impl Default for Mutex {
         Self {
             inner: Lock::new(Inner {
                 locked: false,
-                told: false,
+                told: None,
                 queue: List::new(),
             }),
         }
@@ -134,7 +134,7 @@ impl Mutex {
         }
         let mut inner = self.inner.lock();
         if std::mem::take(&mut turn.told) {
-            inner.told = false;
+            inner.told = None;
         }
         !std::mem::replace(&mut inner.locked, true)
     }
@@ -182,7 +182,7 @@ impl Inner {
         // have been fired or had the lock.
         unsafe {
             while let Some(node) = self.queue.first() {
-                if self.told {
+                if self.told == Some(epoch()) {
                     break;
                 }
                 let turn = node.cast::<Turn>();
@@ -192,7 +192,7 @@ impl Inner {
                 (*turn).told = !hand_over;
                 if let Some(w) = (*node).fire() {
                     self.locked = hand_over;
-                    self.told = !hand_over;
+                    self.told = (!hand_over).then(epoch);
                     return w;
                 }
                 (*turn).granted = false;
