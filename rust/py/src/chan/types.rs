@@ -84,7 +84,7 @@ unsafe fn send_args(
     // SAFETY: as the interpreter gave them.
     let [v, t] = unsafe { parse(name, [what, "timeout"], 2, args, n, kw)? };
     if v.is_null() {
-        return Err(type_error(&format!("{name}() needs {what}")));
+        return Err(type_error(&format!("{name}() misses its argument {what}")));
     }
     Ok((v, timeout(t)?))
 }
@@ -169,7 +169,7 @@ macro_rules! both {
 }
 
 both!(send, send_async: |o, args, n, kw, name| {
-    let (v, limit) = send_args(name, "a value", args, n, kw)?;
+    let (v, limit) = send_args(name, "value", args, n, kw)?;
     (send_work(o, v), limit)
 });
 both!(recv, recv_async: |o, args, n, kw, name| {
