@@ -6,10 +6,12 @@ iterate. As in Go it does not close ``chan``.
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
 from gorun import _gorun
+from gorun._errors import ChannelClosed
 from gorun._gorun import Beat, Chan, RecvChan
 
 
@@ -46,7 +48,7 @@ class Ticker:
         (None, [])
         """
         self._beat.stop()
-        if not self._end.closed:
+        with contextlib.suppress(ChannelClosed):  # stopped before, or by another caller just now
             self._end.close()
 
     def reset(self, seconds: float) -> None:
