@@ -124,7 +124,8 @@ class Cond:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        if exc is None or vars(exc).get("without") is not self:
+            self._lock.release()
 
     def _owned(self, what: str) -> None:
         lock = self._lock
@@ -217,12 +218,21 @@ class Cond:
         try:
             entered: bool = await self._calls.enter_async(number, timeout)
             called = entered or self._calls.give_up(number)
+        except GeneratorExit as e:
+            self._give_up(number)
+            self._abandon(e)
+            raise
         except BaseException:
             self._give_up(number)
+            await self._retake_async(False)
             raise
-        finally:
-            await self._retake_async(called)
+        await self._retake_async(called)
         return called
+
+    def _abandon(self, error: GeneratorExit) -> None:
+        """The coroutine is destroyed and cannot wait for the lock: ``async with`` is told if it has none."""
+        if not self._lock.acquire(False):
+            vars(error)["without"] = self
 
     async def _retake_async(self, called: bool) -> None:
         """As `_retake`. The cancel of an asyncio task that comes meanwhile is asked for anew (rule 3)."""
@@ -233,7 +243,12 @@ class Cond:
                 try:
                     await self._lock.acquire_async()
                     break
-                except (Exception, GeneratorExit):
+                except GeneratorExit as e:
+                    self._abandon(e)
+                    if called:
+                        self._calls.notify(1)
+                    raise
+                except Exception:
                     raise
                 except BaseException as e:
                     if _is_task_cancel(e):

@@ -110,7 +110,11 @@ impl Job for GateWork {
         }
     }
     fn undo(&mut self) {
-        each!(self.any(), g => g.undo(rt(), self.spot.want()));
+        let want = self.spot.want();
+        match self.any() {
+            Any::Calls(g) => g.change(rt(), |r| r.pass_on(want)),
+            any => each!(any, g => g.undo(rt(), want)),
+        }
     }
     fn visit(&self, f: &mut dyn FnMut(*mut PyObject) -> c_int) -> c_int {
         f(self.target.as_ptr())
