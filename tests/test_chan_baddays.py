@@ -330,34 +330,43 @@ def test_a_waiter_keeps_its_place_while_handlers_run() -> None:
 # ---- destructors ---------------------------------------------------------------------------------
 
 
+class UsesItsChannel:
+    """Not a local class: 3.13t keeps those, and what they close over, if another thread drops an instance."""
+
+    def __init__(self, ch: Chan[Any], seen: list[str]) -> None:
+        self.ch, self.seen = ch, seen
+
+    def __del__(self) -> None:
+        self.ch.try_send("from del")
+        with contextlib.suppress(gorun.WouldBlock, gorun.ChannelClosed):
+            self.ch.try_recv()
+        self.seen.append("del")
+
+
 def test_values_whose_del_uses_the_channel() -> None:
     """While they are dropped by any method. Mutation: a value is dropped under the lock: it hangs."""
     seen: list[str] = []
     ch: Chan[Any] = Chan(4)
 
-    class Value:
-        def __del__(self) -> None:
-            ch.try_send("from del")
-            with contextlib.suppress(gorun.WouldBlock, gorun.ChannelClosed):
-                ch.try_recv()
-            seen.append("del")
+    def value() -> UsesItsChannel:
+        return UsesItsChannel(ch, seen)
 
-    ch.send(Value())
+    ch.send(value())
     ch.recv()
     with pytest.raises(TimeoutError):
-        Chan[Any]().send(Value(), 0.001)
-    select(send(Chan(), Value()), default=True)
+        Chan[Any]().send(value(), 0.001)
+    select(send(Chan(), value()), default=True)
     g = started(lambda: ch.recv_ok())
-    ch.send(Value())
+    ch.send(value())
     del g
     full: Chan[Any] = Chan()
     with pytest.raises(gorun.PartialSend):
-        full.send_many([Value(), Value()], timeout=0.001)
+        full.send_many([value(), value()], timeout=0.001)
     full.close()
     with pytest.raises(gorun.ChannelClosed):
-        full.send(Value())
+        full.send(value())
     with pytest.raises(gorun.ChannelClosed):
-        full.try_send(Value())
+        full.try_send(value())
     until(lambda: gc.collect() >= 0 and len(seen) == 8)
 
     class Own:
