@@ -141,6 +141,25 @@ def test_acquire_that_does_not_wait_is_no_cancel_point() -> None:
     assert gorun.go(body).result(LIMIT) == [True] * 5 + ["late"]
 
 
+@pytest.mark.no_matrix
+def test_awaited_tries_are_no_cancel_points() -> None:
+    """The same awaited, and a select with a default. Mutation: `take_cancel` for each operation."""
+    locks = [gorun.Mutex(), gorun.RWMutex().reader, gorun.RWMutex().writer, gorun.Semaphore()]
+
+    async def body() -> list[Any]:
+        gorun.current().cancel("late")  # type: ignore[union-attr]
+        out = [await lock.acquire_async(False) for lock in locks]
+        out += [await lock.acquire_async(blocking=False) for lock in locks[2:]]
+        out.append((await gorun.select_async(default=True)).index)
+        try:
+            await gorun.Mutex().acquire_async(timeout=0)
+        except gorun.Cancelled as c:
+            out.append(c.reason)
+        return out
+
+    assert gorun.go(body).result(LIMIT) == [True] * 4 + [False] * 2 + [-1, "late"]
+
+
 # ---- Mutex ---------------------------------------------------------------------------------------
 
 

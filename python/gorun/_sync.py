@@ -102,7 +102,7 @@ class Semaphore:
     ) -> _Operation[bool]:
         """As ``acquire``, awaited."""
         limit = _limit(blocking, timeout)
-        return self._gate.enter_async(self._want(n), limit)
+        return self._gate.enter_async(self._want(n), limit, not blocking)
 
     def try_acquire(self, n: int = 1) -> bool:
         """Take ``n`` units if that needs no wait; no cancel point.
@@ -174,7 +174,8 @@ class _Side:
 
     def acquire_async(self, blocking: bool = True, timeout: float = -1) -> _Operation[bool]:
         """As ``acquire``, awaited."""
-        return self._gate.enter_async(self._want, _gorun._lock_limit(blocking, timeout))
+        limit = _gorun._lock_limit(blocking, timeout)
+        return self._gate.enter_async(self._want, limit, not blocking)
 
     def release(self) -> None:
         """Unlock it; RuntimeError if it is not locked."""

@@ -37,6 +37,8 @@ pub struct LockWork {
     turn: Turn,
     /// `async with` gives None, `acquire` True.
     enter: bool,
+    /// `acquire_async(False)`.
+    once: bool,
 }
 
 impl LockWork {
@@ -46,6 +48,7 @@ impl LockWork {
             target: unsafe { Owned::new(o) },
             turn: Turn::new(),
             enter,
+            once: false,
         })
     }
 
@@ -61,6 +64,9 @@ impl Job for LockWork {
     }
     fn reason(&self) -> WaitReason {
         WaitReason::Mutex
+    }
+    fn may_wait(&self) -> bool {
+        !self.once
     }
     fn attempt(&mut self) -> Res<bool> {
         Ok(self.mutex().try_lock())
@@ -179,8 +185,12 @@ unsafe extern "C" fn acquire_async(
     guard(|| {
         // SAFETY: as the interpreter gave them.
         let [b, t] = unsafe { parse("acquire_async", ["blocking", "timeout"], 2, args, n, kw)? };
-        let limit = lock_args(b, t)?.unwrap_or(Some(Duration::ZERO));
-        ops::make(LockWork::work(o, false), limit)
+        let limit = lock_args(b, t)?;
+        let mut work = LockWork::work(o, false);
+        if let Work::Lock(l) = &mut work {
+            l.once = limit.is_none();
+        }
+        ops::make(work, limit.unwrap_or(Some(Duration::ZERO)))
     })
 }
 

@@ -44,6 +44,10 @@ pub trait Job {
     fn confirm(&mut self) -> bool {
         true
     }
+    /// False: it is tried once and is no cancel point.
+    fn may_wait(&self) -> bool {
+        true
+    }
     /// An `__anext__`: the built-in `anext(ch, default)` asks for its iterator before each step.
     fn is_next(&self) -> bool {
         false
@@ -107,6 +111,9 @@ impl Job for Work {
     }
     fn confirm(&mut self) -> bool {
         each!(self, j => j.confirm())
+    }
+    fn may_wait(&self) -> bool {
+        each!(self, j => j.may_wait())
     }
     fn is_next(&self) -> bool {
         each!(self, j => j.is_next())
