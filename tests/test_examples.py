@@ -15,6 +15,14 @@ TOLD = {
     "sleepers": "20,000 goroutines",
     "blocking_ticker": "ticks beside them",
     "parallel_map": "64 results in order",
+    "prime_sieve": "30 primes, the last is 113",
+    "pipeline": "CHANNEL ENDS GOROUTINE EACH THEM",
+    "fan_in": "10 messages from 4 producers: a0 a1 a2 b0 c0 c1 c2 c3 d0 d1",
+    "fan_out": "40 squares, the last is 1521",
+    "worker_pool": "90 results, 10 errors",
+    "rate_limiter": "25 requests: 5 at once, 20 more in",
+    "pub_sub": "task: two",
+    "dining_philosophers": "Russell ate 20 times",
 }
 
 pytestmark = pytest.mark.no_matrix

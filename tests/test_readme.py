@@ -63,5 +63,6 @@ def test_page(page: Path) -> None:
 def test_links_lead_somewhere() -> None:
     pages = [*README.parent.glob("*.md"), *PAGES]
     for page in pages:
-        for target in re.findall(r"\]\(([\w./-]+)\)", page.read_text()):
+        prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([\w./-]+)\)", prose):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

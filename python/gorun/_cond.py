@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gorun import _gorun
+from gorun._errors import ThreadLimit
 from gorun._gorun import Gate, Mutex
+from gorun._hooks import _cancel_again, _is_task_cancel
 from gorun._sync import _units
 
 T = TypeVar("T")
@@ -67,7 +69,13 @@ class Cond:
         return f"<gorun.Cond({self._lock!r}, {self._calls.waiting()})>"
 
     def acquire(self, *args: Any, **kwargs: Any) -> bool:
-        """Lock the underlying lock."""
+        """Lock the underlying lock.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> cond.acquire(), cond.acquire(blocking=False)
+        (True, False)
+        """
         return bool(self._lock.acquire(*args, **kwargs))
 
     def acquire_async(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, bool]:
@@ -76,11 +84,22 @@ class Cond:
         return op
 
     def release(self) -> None:
-        """Unlock the underlying lock."""
+        """Unlock the underlying lock.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> cond.acquire(), cond.release()
+        (True, None)
+        """
         self._lock.release()
 
     def locked(self) -> bool:
-        """Whether the underlying lock is locked."""
+        """Whether the underlying lock is locked.
+
+        >>> import gorun
+        >>> gorun.Cond().locked()
+        False
+        """
         return bool(self._lock.locked())
 
     def __enter__(self) -> bool:
@@ -105,7 +124,8 @@ class Cond:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        if exc is None or vars(exc).get("without") is not self:
+            self._lock.release()
 
     def _owned(self, what: str) -> None:
         lock = self._lock
@@ -134,21 +154,36 @@ class Cond:
         """Unlock, wait for a ``notify``, lock again; False if ``timeout`` seconds were up first.
 
         The lock is held at the end whatever happened. RuntimeError unless it is held at the start.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> with cond:
+        ...     cond.wait(timeout=0.001)
+        False
         """
         self._owned("wait")
         number = self._calls.number()
-        again = self._let_go() or self._lock.acquire
+        called = False
         try:
-            called = bool(self._calls.enter(number, timeout))
-            return called or self._calls.give_up(number)
+            again = self._let_go() or self._lock.acquire
         except BaseException:
-            if self._calls.give_up(number):
-                self._calls.notify(1)
+            self._give_up(number)
+            raise
+        try:
+            called = bool(self._calls.enter(number, timeout)) or self._calls.give_up(number)
+        except BaseException:
+            self._give_up(number)
             raise
         finally:
-            self._retake(again)
+            self._retake(again, called)
+        return called
 
-    def _retake(self, again: Callable[[], Any]) -> None:
+    def _give_up(self, number: int) -> None:
+        """An error instead of the call: who has the number gives it up, a call is passed on."""
+        if self._calls.give_up(number):
+            self._calls.notify(1)
+
+    def _retake(self, again: Callable[[], Any], called: bool) -> None:
         """Lock again: no cancel and no signal handler's error comes before that."""
         late: BaseException | None = None
         with _Shield():
@@ -156,44 +191,89 @@ class Cond:
                 try:
                     again()
                     break
-                except Exception:
+                except ThreadLimit:
                     raise
+                except (Exception, SystemExit) as e:
+                    # A handler's; or the lock's own, or the end of the program: then it comes again.
+                    if late is not None:
+                        raise
+                    late = e
                 except BaseException as e:
                     late = e
         if late is not None:
+            if called:
+                self._calls.notify(1)  # it will not be acted upon here
             raise late
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """As ``wait``, awaited."""
         self._owned("wait")
         number = self._calls.number()
-        self._lock.release()
+        called = False
         try:
-            called = await self._calls.enter_async(number, timeout)
-            return called or self._calls.give_up(number)
+            self._lock.release()
         except BaseException:
-            if self._calls.give_up(number):
-                self._calls.notify(1)
+            self._give_up(number)
             raise
-        finally:
-            await self._retake_async()
+        try:
+            entered: bool = await self._calls.enter_async(number, timeout)
+            called = entered or self._calls.give_up(number)
+        except GeneratorExit as e:
+            self._give_up(number)
+            self._abandon(e)
+            raise
+        except BaseException:
+            self._give_up(number)
+            await self._retake_async(False)
+            raise
+        await self._retake_async(called)
+        return called
 
-    async def _retake_async(self) -> None:
+    def _abandon(self, error: GeneratorExit) -> None:
+        """The coroutine is destroyed and cannot wait for the lock: ``async with`` is told if it has none."""
+        if not self._lock.acquire(False):
+            vars(error)["without"] = self
+
+    async def _retake_async(self, called: bool) -> None:
+        """As `_retake`. The cancel of an asyncio task that comes meanwhile is asked for anew (rule 3)."""
         late: BaseException | None = None
+        cancel: BaseException | None = None
         with _Shield():
             while True:
                 try:
                     await self._lock.acquire_async()
                     break
-                except (Exception, GeneratorExit):
+                except GeneratorExit as e:
+                    self._abandon(e)
+                    if called:
+                        self._calls.notify(1)
+                    raise
+                except Exception:
                     raise
                 except BaseException as e:
-                    late = e
+                    if _is_task_cancel(e):
+                        cancel = e
+                    else:
+                        late = e
+        if cancel is not None:
+            _cancel_again(cancel)
         if late is not None:
+            if called:
+                self._calls.notify(1)
             raise late
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        """Wait until ``predicate()`` is true; its last value, also when the time is up."""
+        """Wait until ``predicate()`` is true; its last value, also when the time is up.
+
+        >>> import gorun
+        >>> with gorun.Cond() as locked:
+        ...     locked
+        True
+        >>> cond = gorun.Cond()
+        >>> with cond:
+        ...     cond.wait_for(lambda: 'there'), cond.wait_for(lambda: '', timeout=0.001)
+        ('there', '')
+        """
         end = None if timeout is None else time.monotonic() + timeout
         result = predicate()
         while not result:
@@ -217,13 +297,25 @@ class Cond:
         return result
 
     def notify(self, n: int = 1) -> None:
-        """Wake up to ``n`` of those that wait, the oldest first. RuntimeError without the lock."""
+        """Wake up to ``n`` of those that wait, the oldest first. RuntimeError without the lock.
+
+        >>> import gorun
+        >>> gorun.Cond().notify()
+        Traceback (most recent call last):
+        RuntimeError: cannot notify on un-acquired lock
+        """
         self._owned("notify")
         if _units(n, "n") > 0:
             self._calls.notify(n)
 
     def notify_all(self) -> None:
-        """Wake all that wait. RuntimeError without the lock."""
+        """Wake all that wait. RuntimeError without the lock.
+
+        >>> import gorun
+        >>> cond = gorun.Cond()
+        >>> with cond:
+        ...     cond.notify_all()
+        """
         self._owned("notify")
         self._calls.notify(_ALL)
 
@@ -237,11 +329,12 @@ _ALL = 2**62
 class _Round:
     """One filling of a Barrier: those that came wait before its gate."""
 
-    __slots__ = ("broken", "came", "full", "gate")
+    __slots__ = ("broken", "came", "full", "gate", "left")
 
     def __init__(self, broken: bool = False) -> None:
         self.gate = Gate.flag()
         self.came = 0
+        self.left: list[int] = []  # the numbers of those that came and were cut
         self.full = False
         self.broken = broken
 
@@ -285,7 +378,7 @@ class Barrier:
         this = self._round
         if this.broken:
             raise threading.BrokenBarrierError
-        index = this.came
+        index = this.left.pop() if this.left else this.came
         this.came += 1
         if this.came == self._parties:
             try:
@@ -303,6 +396,13 @@ class Barrier:
         this.broken = True
         this.gate.set(True)
 
+    def _cut(self, this: _Round, index: int) -> None:
+        """An error ended the wait: who comes later takes the place."""
+        with _Shield(), self._mutex:
+            if not this.full:
+                this.came -= 1
+                this.left.append(index)
+
     def _left(self, this: _Round, passed: bool) -> None:
         """After the wait, with the mutex held if it did not pass."""
         if not passed and not this.full:
@@ -314,6 +414,10 @@ class Barrier:
         """Wait until all have come; a number from 0 to parties - 1, another one for each.
 
         Raises BrokenBarrierError if the barrier is or becomes broken, also by a time-out of one.
+
+        >>> import gorun
+        >>> gorun.Barrier(1).wait()
+        0
         """
         limit = self._timeout if timeout is None else timeout
         with self._mutex:
@@ -321,8 +425,7 @@ class Barrier:
         try:
             passed = bool(this.gate.enter(1, limit))
         except BaseException:
-            with _Shield(), self._mutex:
-                this.came -= not this.full
+            self._cut(this, index)
             raise
         with _Shield(), self._mutex:
             self._left(this, passed)
@@ -336,22 +439,33 @@ class Barrier:
         try:
             passed = await this.gate.enter_async(1, limit)
         except BaseException:
-            with _Shield(), self._mutex:
-                this.came -= not this.full
+            self._cut(this, index)
             raise
         with _Shield(), self._mutex:
             self._left(this, passed)
         return index
 
     def reset(self) -> None:
-        """Start anew; those that wait get BrokenBarrierError."""
+        """Start anew; those that wait get BrokenBarrierError.
+
+        >>> import gorun
+        >>> barrier = gorun.Barrier(2)
+        >>> barrier.abort(), barrier.reset(), barrier.broken
+        (None, None, False)
+        """
         with _Shield(), self._mutex:
             old, self._round = self._round, _Round()
             if old.came:
                 self._break(old)
 
     def abort(self) -> None:
-        """Break it: those that wait, and that come until ``reset``, get BrokenBarrierError."""
+        """Break it: those that wait, and that come until ``reset``, get BrokenBarrierError.
+
+        >>> import gorun
+        >>> barrier = gorun.Barrier(2)
+        >>> barrier.abort(), barrier.broken
+        (None, True)
+        """
         with _Shield(), self._mutex:
             self._break(self._round)
 

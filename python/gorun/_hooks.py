@@ -202,8 +202,21 @@ async def asyncio_wait(op: _Operation[Any], loop: asyncio.AbstractEventLoop) -> 
         except asyncio.CancelledError as e:
             if op._withdraw():
                 raise
-            task = asyncio.current_task(loop)
-            if task is not None:
-                task.uncancel()
-                task.cancel(*e.args)
+            _cancel_again(e)
             return
+
+
+def _is_task_cancel(error: BaseException) -> bool:
+    """Whether it is asyncio's CancelledError; asyncio is not imported for that."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def _cancel_again(error: BaseException) -> None:
+    """Let a cancel that came too late arrive at the next await of the running task."""
+    import asyncio
+
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel(*error.args)

@@ -36,9 +36,15 @@ def _limit(blocking: bool, timeout: float | None) -> float | None:
 # ---- Semaphore -------------------------------------------------------------------------------
 
 
+_MOST = 2**62
+"""More than any number of units or parties can be; the extension counts in 64 bits."""
+
+
 def _units(n: int, what: str) -> int:
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"{what} must be a whole number, not {n!r}")
+    if not -_MOST <= n <= _MOST:
+        raise ValueError(f"{what} is out of range: {n}")
     return n
 
 
@@ -71,7 +77,8 @@ class Semaphore:
     def _want(self, n: int) -> int:
         if _units(n, "n") < 1:
             raise ValueError(f"n must be one or more, not {n}")
-        if self._bound is not None and n > self._bound:
+        # One unit of none at all is what threading's waits for.
+        if self._bound is not None and n > max(self._bound, 1):
             raise ValueError(f"n must not be above the semaphore's {self._bound} units: {n}")
         return n
 
@@ -95,7 +102,7 @@ class Semaphore:
     ) -> _Operation[bool]:
         """As ``acquire``, awaited."""
         limit = _limit(blocking, timeout)
-        return self._gate.enter_async(self._want(n), limit)
+        return self._gate.enter_async(self._want(n), limit, not blocking)
 
     def try_acquire(self, n: int = 1) -> bool:
         """Take ``n`` units if that needs no wait; no cancel point.
@@ -167,7 +174,8 @@ class _Side:
 
     def acquire_async(self, blocking: bool = True, timeout: float = -1) -> _Operation[bool]:
         """As ``acquire``, awaited."""
-        return self._gate.enter_async(self._want, _gorun._lock_limit(blocking, timeout))
+        limit = _gorun._lock_limit(blocking, timeout)
+        return self._gate.enter_async(self._want, limit, not blocking)
 
     def release(self) -> None:
         """Unlock it; RuntimeError if it is not locked."""
@@ -227,12 +235,25 @@ class RWMutex:
 
     @property
     def reader(self) -> _Side:
-        """The lock that many may hold together. Go's ``RLocker``."""
+        """The lock that many may hold together. Go's ``RLocker``.
+
+        >>> import gorun
+        >>> with gorun.RWMutex().reader as locked:
+        ...     locked
+        True
+        """
         return self._reader
 
     @property
     def writer(self) -> _Side:
-        """The lock that one may hold, alone."""
+        """The lock that one may hold, alone.
+
+        >>> import gorun
+        >>> rw = gorun.RWMutex()
+        >>> with rw.writer:
+        ...     rw.reader.acquire(blocking=False)
+        False
+        """
         return self._writer
 
 
@@ -258,19 +279,41 @@ class Event:
         return f"<gorun.Event at {id(self):#x}: {state}>"
 
     def is_set(self) -> bool:
-        """Whether the flag is set."""
+        """Whether the flag is set.
+
+        >>> import gorun
+        >>> gorun.Event().is_set()
+        False
+        """
         return self._gate.value() == 1
 
     def set(self) -> None:
-        """Set the flag and wake all that wait for it."""
+        """Set the flag and wake all that wait for it.
+
+        >>> import gorun
+        >>> event = gorun.Event()
+        >>> event.set(), event.is_set()
+        (None, True)
+        """
         self._gate.set(True)
 
     def clear(self) -> None:
-        """Take the flag down."""
+        """Take the flag down.
+
+        >>> import gorun
+        >>> event = gorun.Event()
+        >>> event.set(), event.clear(), event.is_set()
+        (None, None, False)
+        """
         self._gate.set(False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the flag is set; False if ``timeout`` seconds are up first."""
+        """Wait until the flag is set; False if ``timeout`` seconds are up first.
+
+        >>> import gorun
+        >>> gorun.Event().wait(timeout=0.001)
+        False
+        """
         return bool(self._gate.enter(1, timeout))
 
     def wait_async(self, timeout: float | None = None) -> _Operation[bool]:
@@ -311,16 +354,31 @@ class WaitGroup:
         ValueError: the count of a WaitGroup must not become negative: 0 + -1
         """
         if self._gate.add(_units(n, "n")) is None:
+            what = "become negative" if n < 0 else "exceed 64 bits"
             raise ValueError(
-                f"the count of a WaitGroup must not become negative: {self._gate.value()} + {n}"
+                f"the count of a WaitGroup must not {what}: {self._gate.value()} + {n}"
             )
 
     def done(self) -> None:
-        """Take one from the count; wakes those that wait when it is 0."""
+        """Take one from the count; wakes those that wait when it is 0.
+
+        >>> import gorun
+        >>> wg = gorun.WaitGroup()
+        >>> wg.add(), wg.done(), wg.wait()
+        (None, None, None)
+        """
         self.add(-1)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the count is 0. TimeoutError after ``timeout`` seconds."""
+        """Wait until the count is 0. TimeoutError after ``timeout`` seconds.
+
+        >>> import gorun
+        >>> wg = gorun.WaitGroup()
+        >>> wg.add(2)
+        >>> wg.wait(timeout=0.001)
+        Traceback (most recent call last):
+        TimeoutError: the wait has timed out
+        """
         self._gate.enter(1, timeout)
 
     def wait_async(self, timeout: float | None = None) -> _Operation[None]:

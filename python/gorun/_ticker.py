@@ -6,10 +6,12 @@ iterate. As in Go it does not close ``chan``.
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
 from gorun import _gorun
+from gorun._errors import ChannelClosed
 from gorun._gorun import Beat, Chan, RecvChan
 
 
@@ -38,13 +40,26 @@ class Ticker:
         return self._beat.chan
 
     def stop(self) -> None:
-        """Stop it: nothing is delivered any more. ``chan`` stays open. Go's ``Ticker.Stop``."""
+        """Stop it: nothing is delivered any more. ``chan`` stays open. Go's ``Ticker.Stop``.
+
+        >>> import gorun
+        >>> ticker = gorun.Ticker(3600)
+        >>> ticker.stop(), list(ticker)
+        (None, [])
+        """
         self._beat.stop()
-        if not self._end.closed:
+        with contextlib.suppress(ChannelClosed):  # stopped before, or by another caller just now
             self._end.close()
 
     def reset(self, seconds: float) -> None:
-        """Stop it, and let it beat every ``seconds`` from now. Go's ``Ticker.Reset``."""
+        """Stop it, and let it beat every ``seconds`` from now. Go's ``Ticker.Reset``.
+
+        >>> import gorun
+        >>> with gorun.Ticker(3600) as ticker:
+        ...     ticker.reset(0.001)
+        ...     next(ticker) > 0
+        True
+        """
         self._beat.reset(seconds)
         if self._end.closed:
             self._end = Chan()

@@ -323,6 +323,8 @@ pub struct Calls {
     out: BTreeSet<u64>,
     /// Called, and its owner has not entered.
     called: BTreeSet<u64>,
+    /// Called, entered, vanished: the call was passed on, which the owner has not heard yet.
+    passed: BTreeSet<u64>,
 }
 
 impl Rule for Calls {
@@ -357,8 +359,18 @@ impl Calls {
         }
     }
 
+    /// The owner of a number has entered and vanished: the next one is called instead, at once, for the owner may be
+    /// a task of a closed loop, which hears of it when it is collected.
+    pub fn pass_on(&mut self, number: u64) {
+        self.passed.insert(number);
+        self.notify(1);
+    }
+
     /// Gives a number up: true if it was called, and the call is its owner's to use or to pass on.
     pub fn give_up(&mut self, number: u64) -> bool {
+        if self.passed.remove(&number) {
+            return false;
+        }
         self.called.remove(&number) || !self.out.remove(&number)
     }
 }

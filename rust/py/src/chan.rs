@@ -325,6 +325,9 @@ impl Job for ChanWork {
             Form::SendMany(_) => "send_many_async",
         }
     }
+    fn is_next(&self) -> bool {
+        matches!(self.form, Form::Next)
+    }
     fn reason(&self) -> WaitReason {
         match self.side() {
             Side::Send => WaitReason::Send,

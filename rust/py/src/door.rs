@@ -69,7 +69,13 @@ pub fn wait_for(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> 
     let rt = rt();
     let main = on_main_thread();
     let (reason, slice) = (work.reason(), main.then_some(SLICE));
-    let end = block_on(rt, work, reason, limit, slice, || check(main))?;
+    let end = match block_on(rt, work, reason, limit, slice, || check(main)) {
+        Ok(end) => end,
+        Err(raised) => {
+            work.cut();
+            return Err(raised);
+        }
+    };
     over(rt)?;
     match end {
         End::Ready => work.result(),
@@ -79,7 +85,11 @@ pub fn wait_for(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> 
             work.cut();
             Err(raised)
         }
-        End::ThreadLimit => Err(too_many(rt)),
+        End::ThreadLimit => {
+            let raised = too_many(rt);
+            work.cut();
+            Err(raised)
+        }
     }
 }
 

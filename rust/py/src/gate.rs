@@ -46,6 +46,8 @@ pub struct PyGate {
 pub struct GateWork {
     target: Owned,
     spot: Spot,
+    /// `acquire_async(False)`.
+    once: bool,
 }
 
 impl GateWork {
@@ -54,6 +56,7 @@ impl GateWork {
             // SAFETY: attached, a live object.
             target: unsafe { Owned::new(gate.as_ptr()) },
             spot: Spot::new(want),
+            once: false,
         })
     }
 
@@ -83,6 +86,9 @@ impl Job for GateWork {
             Any::Calls(_) => WaitReason::Cond,
         }
     }
+    fn may_wait(&self) -> bool {
+        !self.once
+    }
     fn attempt(&mut self) -> Res<bool> {
         Ok(each!(self.any(), g => g.try_enter(self.spot.want())))
     }
@@ -110,7 +116,11 @@ impl Job for GateWork {
         }
     }
     fn undo(&mut self) {
-        each!(self.any(), g => g.undo(rt(), self.spot.want()));
+        let want = self.spot.want();
+        match self.any() {
+            Any::Calls(g) => g.change(rt(), |r| r.pass_on(want)),
+            any => each!(any, g => g.undo(rt(), want)),
+        }
     }
     fn visit(&self, f: &mut dyn FnMut(*mut PyObject) -> c_int) -> c_int {
         f(self.target.as_ptr())
@@ -172,14 +182,24 @@ impl PyGate {
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), r) })
     }
 
-    /// As `enter`, awaited.
-    #[pyo3(signature = (want=1, timeout=None))]
+    /// As `enter`, awaited. `once`: it is tried, and is no cancel point.
+    #[pyo3(signature = (want=1, timeout=None, once=false))]
     fn enter_async<'py>(
         slf: &Bound<'py, Self>,
         want: u64,
         timeout: Option<&Bound<'py, PyAny>>,
+        once: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let op = ops::make(GateWork::work(slf, want), limit(timeout)?).map_err(fetched)?;
+        let mut work = GateWork::work(slf, want);
+        if let Work::Gate(g) = &mut work {
+            g.once = once;
+        }
+        let limit = if once {
+            Some(std::time::Duration::ZERO)
+        } else {
+            limit(timeout)?
+        };
+        let op = ops::make(work, limit).map_err(fetched)?;
         // SAFETY: a new reference.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), op) })
     }

@@ -298,7 +298,13 @@ Selected(index=0, value='hello', ok=True)
                     one(
                         c"recv",
                         select::recv,
-                        c"recv(ch, /)\n--\n\nA case of select: receive from ch, a channel, or None for never.",
+                        c"recv(ch, /)\n--\n
+A case of select: receive from ch, a channel, or None for never.
+
+>>> import gorun
+>>> gorun.select(gorun.recv(None), default=True).index
+-1
+",
                     ),
                 ),
                 (
@@ -306,7 +312,14 @@ Selected(index=0, value='hello', ok=True)
                     fast(
                         c"send",
                         select::send,
-                        c"send(ch, value)\n--\n\nA case of select: send value on ch, a channel, or None for never.",
+                        c"send(ch, value)\n--\n
+A case of select: send value on ch, a channel, or None for never.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> gorun.select(gorun.send(ch, 'a')).index, ch.recv()
+(0, 'a')
+",
                     ),
                 ),
                 (

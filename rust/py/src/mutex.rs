@@ -37,6 +37,8 @@ pub struct LockWork {
     turn: Turn,
     /// `async with` gives None, `acquire` True.
     enter: bool,
+    /// `acquire_async(False)`.
+    once: bool,
 }
 
 impl LockWork {
@@ -46,6 +48,7 @@ impl LockWork {
             target: unsafe { Owned::new(o) },
             turn: Turn::new(),
             enter,
+            once: false,
         })
     }
 
@@ -61,6 +64,9 @@ impl Job for LockWork {
     }
     fn reason(&self) -> WaitReason {
         WaitReason::Mutex
+    }
+    fn may_wait(&self) -> bool {
+        !self.once
     }
     fn attempt(&mut self) -> Res<bool> {
         Ok(self.mutex().try_lock())
@@ -179,8 +185,12 @@ unsafe extern "C" fn acquire_async(
     guard(|| {
         // SAFETY: as the interpreter gave them.
         let [b, t] = unsafe { parse("acquire_async", ["blocking", "timeout"], 2, args, n, kw)? };
-        let limit = lock_args(b, t)?.unwrap_or(Some(Duration::ZERO));
-        ops::make(LockWork::work(o, false), limit)
+        let limit = lock_args(b, t)?;
+        let mut work = LockWork::work(o, false);
+        if let Work::Lock(l) = &mut work {
+            l.once = limit.is_none();
+        }
+        ops::make(work, limit.unwrap_or(Some(Duration::ZERO)))
     })
 }
 
@@ -278,7 +288,13 @@ False
                     c"acquire($self, /, blocking=True, timeout=-1)\n--\n
 Lock it; False if it could not be locked at once (blocking=False) or within timeout seconds (-1: no limit).
 
-Raises ValueError for a time-out with blocking=False or below 0 other than -1.",
+Raises ValueError for a time-out with blocking=False or below 0 other than -1.
+
+>>> import gorun
+>>> mu = gorun.Mutex()
+>>> mu.acquire(), mu.acquire(timeout=0.001)
+(True, False)
+",
                 ),
                 fast(
                     c"acquire_async",
@@ -288,9 +304,22 @@ Raises ValueError for a time-out with blocking=False or below 0 other than -1.",
                 noargs(
                     c"release",
                     release,
-                    c"release($self, /)\n--\n\nUnlock it, by whomever it was locked; RuntimeError if it is not.",
+                    c"release($self, /)\n--\n
+Unlock it, by whomever it was locked; RuntimeError if it is not.
+
+>>> import gorun
+>>> gorun.Mutex().release()
+Traceback (most recent call last):
+RuntimeError: release unlocked lock
+",
                 ),
-                noargs(c"locked", locked, c"locked($self, /)\n--\n\nTrue while it is locked."),
+                noargs(c"locked", locked, c"locked($self, /)\n--\n
+True while it is locked.
+
+>>> import gorun
+>>> gorun.Mutex().locked()
+False
+"),
                 noargs(c"__enter__", enter, c"__enter__($self, /)\n--\n\nacquire()"),
                 noargs(c"__aenter__", aenter, c"__aenter__($self, /)\n--\n\nacquire_async()"),
                 fast(c"__exit__", exit, c"__exit__($self, /, *args)\n--\n\nrelease()"),

@@ -168,6 +168,10 @@ fn selected(index: isize, value: *mut PyObject, ok: bool) -> Res<*mut PyObject> 
             ffi::Py_DECREF(value);
             return Err(Raised);
         }
+        #[cfg(Py_3_14)] // tuples keep their hash; -1: not known yet
+        {
+            (*o.cast::<ffi::PyTupleObject>()).ob_hash = -1;
+        }
         ffi::PyTuple_SET_ITEM(o, 0, ffi::PyLong_FromSsize_t(index));
         ffi::PyTuple_SET_ITEM(o, 1, value);
         ffi::PyTuple_SET_ITEM(o, 2, ffi::PyBool_FromLong(ok.into()));
@@ -185,6 +189,9 @@ impl Job for SelectWork {
         } else {
             WaitReason::Select
         }
+    }
+    fn may_wait(&self) -> bool {
+        !self.default
     }
     fn attempt(&mut self) -> Res<bool> {
         self.done = self.select.attempt(rt(), random());

@@ -44,13 +44,21 @@ pub trait Job {
     fn confirm(&mut self) -> bool {
         true
     }
+    /// False: it is tried once and is no cancel point.
+    fn may_wait(&self) -> bool {
+        true
+    }
+    /// An `__anext__`: the built-in `anext(ch, default)` asks for its iterator before each step.
+    fn is_next(&self) -> bool {
+        false
+    }
     /// Its value, or the error that it ends with. Once.
     fn result(&mut self) -> Res<*mut PyObject>;
     /// What running out of time gives.
     fn timed_out(&mut self) -> Res<*mut PyObject> {
         Err(timeout_error(&format!("{} has timed out", self.name())))
     }
-    /// A cancel cut it; the error is set and may be told what was done so far.
+    /// A cancel (or a signal handler's error, or ThreadLimit) cut it; the error is set and may be told what was done so far.
     fn cut(&mut self) {}
     /// It has happened, and nobody takes the result.
     fn undo(&mut self) {}
@@ -103,6 +111,12 @@ impl Job for Work {
     }
     fn confirm(&mut self) -> bool {
         each!(self, j => j.confirm())
+    }
+    fn may_wait(&self) -> bool {
+        each!(self, j => j.may_wait())
+    }
+    fn is_next(&self) -> bool {
+        each!(self, j => j.is_next())
     }
     fn result(&mut self) -> Res<*mut PyObject> {
         each!(self, j => j.result())

@@ -84,7 +84,7 @@ unsafe fn send_args(
     // SAFETY: as the interpreter gave them.
     let [v, t] = unsafe { parse(name, [what, "timeout"], 2, args, n, kw)? };
     if v.is_null() {
-        return Err(type_error(&format!("{name}() needs {what}")));
+        return Err(type_error(&format!("{name}() misses its argument {what}")));
     }
     Ok((v, timeout(t)?))
 }
@@ -169,7 +169,7 @@ macro_rules! both {
 }
 
 both!(send, send_async: |o, args, n, kw, name| {
-    let (v, limit) = send_args(name, "a value", args, n, kw)?;
+    let (v, limit) = send_args(name, "value", args, n, kw)?;
     (send_work(o, v), limit)
 });
 both!(recv, recv_async: |o, args, n, kw, name| {
@@ -361,10 +361,24 @@ fn sending() -> Vec<ffi::PyMethodDef> {
 Send value; wait while the buffer is full (or, without one, until a receiver takes it).
 
 Raises ChannelClosed if the channel is or becomes closed, TimeoutError after timeout seconds. A cancel
-point. Go's ch <- v."),
+point. Go's ch <- v.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> ch.send('a')
+>>> ch.send('b', timeout=0)
+Traceback (most recent call last):
+TimeoutError: the send has timed out
+"),
         fast(c"send_async", send_async, c"send_async($self, value, timeout=None)\n--\n\nAs send, awaited."),
         one(c"try_send", try_send, c"try_send($self, value, /)\n--\n
-Send value if that needs no wait: True if it was sent. Raises ChannelClosed."),
+Send value if that needs no wait: True if it was sent. Raises ChannelClosed.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> ch.try_send('a'), ch.try_send('b')
+(True, False)
+"),
         fast(c"send_many", send_many, c"send_many($self, values, timeout=None)\n--\n
 Send all values, in order, with as few locks as possible; the number sent.
 
@@ -380,7 +394,13 @@ sent.
         noargs(c"close", close, c"close($self, /)\n--\n
 Close the channel: no more sends; receivers get what is buffered, then the end. Wakes every waiter.
 
-Raises ChannelClosed if it is closed already. Go's close."),
+Raises ChannelClosed if it is closed already. Go's close.
+
+>>> import gorun
+>>> ch = gorun.Chan()
+>>> ch.close(); ch.closed
+True
+"),
     ]
 }
 
@@ -390,15 +410,41 @@ fn receiving() -> Vec<ffi::PyMethodDef> {
 Receive a value, waiting for one if there is none.
 
 Raises ChannelClosed when the channel is closed and drained, TimeoutError after timeout seconds. A
-cancel point. Go's <-ch."),
+cancel point. Go's <-ch.
+
+>>> import gorun
+>>> ch = gorun.Chan()
+>>> g = gorun.go(ch.send, 'hello')
+>>> ch.recv()
+'hello'
+"),
         fast(c"recv_async", recv_async, c"recv_async($self, timeout=None)\n--\n\nAs recv, awaited."),
         fast(c"recv_ok", recv_ok, c"recv_ok($self, timeout=None)\n--\n
-As recv, but (value, True), or (None, False) when the channel is closed and drained. Go's v, ok := <-ch."),
+As recv, but (value, True), or (None, False) when the channel is closed and drained. Go's v, ok := <-ch.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> ch.send('last'); ch.close()
+>>> ch.recv_ok(), ch.recv_ok()
+(('last', True), (None, False))
+"),
         fast(c"recv_ok_async", recv_ok_async, c"recv_ok_async($self, timeout=None)\n--\n\nAs recv_ok, awaited."),
         noargs(c"try_recv", try_recv, c"try_recv($self, /)\n--\n
-Receive a value if that needs no wait. Raises WouldBlock, or ChannelClosed."),
+Receive a value if that needs no wait. Raises WouldBlock, or ChannelClosed.
+
+>>> import gorun
+>>> gorun.Chan().try_recv()
+Traceback (most recent call last):
+gorun.WouldBlock: nothing to receive now
+"),
         fast(c"recv_many", recv_many, c"recv_many($self, n, timeout=None)\n--\n
-Wait for a value, then take up to n without waiting: a list of 1 to n values. Raises as recv does."),
+Wait for a value, then take up to n without waiting: a list of 1 to n values. Raises as recv does.
+
+>>> import gorun
+>>> ch = gorun.Chan(8)
+>>> ch.send_many('abc'), ch.recv_many(2)
+(3, ['a', 'b'])
+"),
         fast(c"recv_many_async", recv_many_async, c"recv_many_async($self, n, timeout=None)\n--\n\nAs recv_many, awaited."),
     ]
 }
@@ -436,9 +482,21 @@ ValueError for a capacity below 0. Go's make(chan T, n).
 >>> list(ch)
 [1, 2]
 ";
-    const RECV_DOC: &CStr = c"The receiving side of a channel, from Chan.receiver(); equal to its channel. Go's <-chan T.";
+    const RECV_DOC: &CStr =
+        c"The receiving side of a channel, from Chan.receiver(); equal to its channel. Go's <-chan T.
+
+>>> import gorun
+>>> gorun.after(0.001).recv(timeout=10) > 0
+True
+";
     const SEND_DOC: &CStr =
-        c"The sending side of a channel, from Chan.sender(); equal to its channel. Go's chan<- T.";
+        c"The sending side of a channel, from Chan.sender(); equal to its channel. Go's chan<- T.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> hasattr(ch.sender(), 'recv')
+False
+";
     let kinds: [(&StaticType, &'static CStr, &'static CStr, bool, bool); 3] = [
         (&CHAN, c"gorun.Chan", DOC, true, true),
         (&RECV, c"gorun.RecvChan", RECV_DOC, false, true),
@@ -457,12 +515,26 @@ ValueError for a capacity below 0. Go's make(chan T, n).
             table.push(noargs(
                 c"sender",
                 sender,
-                c"sender($self, /)\n--\n\nThe view that only sends.",
+                c"sender($self, /)\n--\n
+The view that only sends.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> ch.sender().send('a'), ch.sender() == ch
+(None, True)
+",
             ));
             table.push(noargs(
                 c"receiver",
                 receiver,
-                c"receiver($self, /)\n--\n\nThe view that only receives.",
+                c"receiver($self, /)\n--\n
+The view that only receives.
+
+>>> import gorun
+>>> ch = gorun.Chan(1)
+>>> ch.send('a'); ch.receiver().recv()
+'a'
+",
             ));
             table.push(one(
                 c"_keep",

@@ -265,7 +265,8 @@ impl Op {
     fn start(self, g: PyG) -> Res<Step> {
         self.head().g = Some(g);
         self.head().state = State::Ended; // unless it waits below
-        if g.waker.word.take_cancel() {
+        let may_wait = self.work().is_none_or(|w| w.may_wait());
+        if may_wait && g.waker.word.take_cancel() {
             return Err(self.cancelled(g));
         }
         match self.work() {

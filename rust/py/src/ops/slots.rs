@@ -79,7 +79,8 @@ unsafe extern "C" fn am_send(
 
 unsafe extern "C" fn am_await(this: *mut PyObject) -> *mut PyObject {
     let op = Op(this.cast());
-    if op.head().state == State::New {
+    let again = op.head().state != State::Ended && op.work().is_some_and(|w| w.is_next());
+    if op.head().state == State::New || again {
         // SAFETY: attached.
         return unsafe { ffi::Py_NewRef(this) };
     }
