@@ -185,7 +185,7 @@ class _Calls:
             self.crew.wake()
             return
         self._pending.append(number)
-        if self.broken is not None:
+        if self.crew.broken is not None:
             self.crew.wake()
         elif self.crew.room:
             self.crew.push()
