@@ -265,9 +265,13 @@ class Crew:
         return 1 if self._timed or each == 0 or (each > LONG and not self._eager) else 2
 
     def _has_room(self, worker: Worker) -> bool:
-        return (
-            len(worker.batches) < self._depth() and not worker.leaving and not worker.wire.unsent
-        ) or (not worker.batches and not worker.leaving)
+        if worker.leaving:
+            return False
+        if not worker.batches:
+            return True
+        if len(worker.batches) >= self._depth() or worker.wire.unsent:
+            return False
+        return _clock() < worker.batches[0].since + HELD  # else it would be taken back soon
 
     def _start(self) -> Worker | None:
         try:

@@ -48,6 +48,10 @@ PAGE = 1 << 16
 LOG = 64  # where it begins
 ENTRY = struct.Struct("<II")
 
+# What goes through the pipes of tokens and of wishes: the number of a batch. Whole, as a worker that
+# was held up may find any number of batches that were taken back before it comes to one that was not.
+TOKEN = struct.Struct("<Q")
+
 INLINE = 1 << 16  # bytes of a body that the socket carries
 OUT_OF_BAND = 1 << 14  # bytes from which a buffer is not copied into the pickle
 SMALLEST_SEGMENT = 1 << 18

@@ -91,7 +91,7 @@ class Worker:
         """Hands a batch over."""
         self._last += 1
         batch = Batch(self._last, numbers, items, time.monotonic())
-        os.write(self._ends.tokens[1], bytes([batch.number & 0xFF]))
+        os.write(self._ends.tokens[1], wire.TOKEN.pack(batch.number))
         self.batches.append(batch)
         if self.left is not None:
             self.left -= len(items)
@@ -101,7 +101,7 @@ class Worker:
         """Takes back the batches that it has not begun: all but those whose token it has."""
         count = 0
         try:
-            while len(os.read(self._ends.tokens[0], 1)):
+            while os.read(self._ends.tokens[0], wire.TOKEN.size):
                 count += 1
         except BlockingIOError:
             pass
@@ -114,7 +114,7 @@ class Worker:
         """Asks it to give back what it has not begun of a batch."""
         batch.asked = True
         with suppress(OSError):  # it is dead, and we are about to see it
-            os.write(self._ends.control, bytes([batch.number & 0xFF]))
+            os.write(self._ends.control, wire.TOKEN.pack(batch.number))
 
     def begun(self, batch: Batch) -> int:
         """How many items of a batch a dead worker had begun."""
