@@ -164,7 +164,11 @@ class Crew:
         self._check_process()
         due = self._due
         with self._turn:
-            self._deal()
+            try:
+                self._deal()
+            except BaseException as error:
+                self._hurt(error)
+                raise
         if due is None and self._due is not None and self.in_background:
             self.wake()  # it waits without an end
         self._after()
@@ -181,8 +185,12 @@ class Crew:
         except (ValueError, OSError):  # it was closed meanwhile
             return
         with self._turn:
-            if not self._tidied and not warm.is_over():
-                self._see(events)
+            try:
+                if not self._tidied and not warm.is_over():
+                    self._see(events)
+            except BaseException as error:
+                self._hurt(error)
+                raise
         self._after()
 
     def background(self) -> None:
@@ -535,6 +543,12 @@ class Crew:
             self.broken = error
             self._client.broke(error)
 
+    def _hurt(self, error: BaseException) -> None:
+        """Breaks the crew: what a signal handler raises, say, may have come in the middle."""
+        told = RuntimeError(f"the worker processes were lost to {error!r}")
+        told.__cause__ = error
+        self._break(told)
+
     def _after(self) -> None:
         """Without the turn: tells the client, and tidies up if that is due and nobody has it."""
         while self.ended and not self._tidied and self._turn.acquire(blocking=False):
@@ -576,13 +590,7 @@ class Crew:
         while not (self._tidied or warm.is_over()):
             try:
                 self.serve(None)
-            except Exception as error:  # nobody would hear of it, and all would wait
-                if warm.is_over():
-                    return
-                told = RuntimeError(f"gorun lost its worker processes: {error!r}")
-                told.__cause__ = error
-                with self._turn:
-                    self._break(told)
+            except Exception:  # whose crew it is has been told
                 self.end()
 
     def _check_process(self) -> None:
