@@ -210,7 +210,7 @@ class Crew:
                     if left > 0:
                         nearest = min(nearest, left)
                         continue
-                    self._read(worker)  # it may have just made it
+                    self._read(worker, everything=True)  # it may have just made it
                     if not worker.batches:
                         continue
                     late += worker.batches.popleft().numbers
@@ -315,6 +315,7 @@ class Crew:
         data, buffers = packed
         self._sizing.sent(len(items), len(data) + sum(b.nbytes for b in buffers))
         worker.send(numbers, items, packed)
+        worker.batches[-1].known = len(self._codec.by_value)
         if worker.left == 0:
             worker.leave()
         self._flush(worker)
@@ -348,7 +349,7 @@ class Crew:
             if worker is None:
                 continue
             if fd == worker.pidfd:
-                self._read(worker)
+                self._read(worker, everything=True)
                 if worker in self._team and worker.dead():
                     self._bury(worker)
                 continue
@@ -359,7 +360,7 @@ class Crew:
         self._deal()
         self._balance()
 
-    def _read(self, worker: Worker) -> bool:
+    def _read(self, worker: Worker, everything: bool = False) -> bool:
         """Takes what a worker has sent; False at the end of its stream."""
         alive = True
         while alive:
@@ -373,6 +374,8 @@ class Crew:
                 self._take_in(worker, frame)
                 if worker not in self._team:
                     return True
+            if not (everything or worker.wire.may_have_more):
+                break  # what comes now will be told
         return alive
 
     def _take_in(self, worker: Worker, frame: wire.Frame) -> None:
@@ -392,6 +395,10 @@ class Crew:
                 self._break(error)
                 return
             batch = worker.batches.popleft()
+            self._learn_from(batch.items)
+            if batch.known < len(self._codec.by_value):
+                self._client.back(batch.numbers, batch.items)
+                return
             if len(batch.items) > 1:
                 self._one_by_one(batch.numbers, batch.items)
                 return
@@ -399,6 +406,11 @@ class Crew:
             error = unpack_error(packed, name)
             error.add_note(f"({name} could not be unpickled in the worker process)")
             self._client.answer(batch.numbers, [None], {0: error})
+
+    def _learn_from(self, items: list[Any]) -> None:
+        """Looks for another way to send items that a worker could not unpickle."""
+        with suppress(Exception):  # they have been pickled before, but who knows
+            self._codec.learn_from(self._codec.dumps(items)[0])
 
     def _take_outcomes(self, worker: Worker, frame: wire.Frame) -> None:
         batch = worker.batches[0]

@@ -148,6 +148,7 @@ class Wire:
         self._head: tuple[int, ...] | None = None
         self._body: bytearray | None = None  # that is being filled
         self._filled = 0
+        self._got = 0  # bytes by the last read
         self._mine: dict[int, tuple[mmap.mmap, int]] = {}
         self._free: dict[int, int] = {}  # of mine: number to size
         self._theirs: dict[int, mmap.mmap] = {}
@@ -250,6 +251,11 @@ class Wire:
 
     # ---- receiving ----------------------------------------------------------------------------
 
+    @property
+    def may_have_more(self) -> bool:
+        """Whether the last `fill` may have left something in the socket."""
+        return self._body is not None or self._got >= AT_ONCE
+
     def fill(self) -> bool:
         """Reads once; False at the end of the stream. BlockingIOError: nothing is there."""
         if self._body is not None:
@@ -261,6 +267,7 @@ class Wire:
         for _, _, fds in extra:
             self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
         self._in += data
+        self._got = len(data)
         return bool(data)
 
     def get(self) -> Frame | None:

@@ -27,7 +27,7 @@ REAP_SECONDS = 0.5  # that a killed process may take to be gone
 class Batch:
     """Items that were sent together, in their order, and the numbers they have."""
 
-    __slots__ = ("answered", "asked", "items", "number", "numbers", "since")
+    __slots__ = ("answered", "asked", "items", "known", "number", "numbers", "since")
 
     def __init__(self, number: int, numbers: Sequence[int], items: list[Any], now: float) -> None:
         self.number = number
@@ -35,6 +35,7 @@ class Batch:
         self.items = items
         self.answered = 0  # how many of the first ones
         self.since = now  # when it was sent, or became the first of its worker
+        self.known = 0  # how many names were sent by value
         self.asked = False  # the worker was asked to give back what it has not begun
 
 
