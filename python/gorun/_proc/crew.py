@@ -612,6 +612,8 @@ class Crew:
             raise RuntimeError("the interpreter is ending, and its worker processes have gone")
 
     def __del__(self) -> None:
+        if not hasattr(self, "_pid"):  # it was never whole
+            return
         if self._pid == os.getpid() and not self._tidied:
             self.ended = True
             self._tidy()
