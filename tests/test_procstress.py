@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
-import time
 from typing import Any
 
 import pytest
+from tests._procs import act
 
 import gorun
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
-
-
-def act(plan: tuple[int, str, float]) -> int:
-    n, what, seconds = plan
-    if what == "sleep":
-        time.sleep(seconds)
-    elif what == "spin":
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
-    elif what == "raise":
-        raise ValueError(n)
-    elif what == "die":
-        os._exit(n % 100 + 1)
-    return n
 
 
 def plans(chance: random.Random) -> list[tuple[int, str, float]]:
