@@ -425,11 +425,18 @@ def test_what_a_worker_prints_comes_before_its_result() -> None:
     """Standard output is the parent's, and flushed. Mutation: `flush_output` does nothing."""
     out = _child.run(
         """
-        for n in gorun.map(lambda n: print("item", n), range(3), on="process", workers=1, buffer=1):
-            print("result", flush=True)
-        """
+        def item(n):
+            sys.stdout.write(f"item {n}\\n")
+            return n
+        for n in gorun.map(item, range(3), on="process", workers=1):
+            print(f"result {n}\\n", end="", flush=True)
+        """,
+        PYTHONUNBUFFERED="",  # else the two cut into each other's lines
     ).out
-    assert out.splitlines() == [line for n in range(3) for line in (f"item {n}", "result")]
+    lines = out.splitlines()
+    assert sorted(lines) == [f"{what} {n}" for what in ("item", "result") for n in range(3)]
+    for n in range(3):
+        assert lines.index(f"item {n}") < lines.index(f"result {n}")
 
 
 # ---- who waits ----------------------------------------------------------------------------------
@@ -485,6 +492,25 @@ def test_progress_counts_every_item_once() -> None:
     assert counts[-1] == (2000, 2000)
     done = [n for n, _ in counts]
     assert done == sorted(set(done))
+
+
+def test_modules_behind_modules_that_workers_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a function's helpers need, and the class of an item that nothing else tells of.
+
+    Mutations: `dumps_all` looks once; a batch that could not be unpickled is not looked at.
+    """
+    deep, near = type(sys)("gorun_test_deep"), type(sys)("gorun_test_near")
+    for module in (deep, near):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec("class Thing:\n    n = 3\ndef helper(n): return n + Thing.n", deep.__dict__)
+    exec("from gorun_test_deep import helper\ndef far(n): return helper(n)", near.__dict__)
+    far = near.far
+
+    def item(n: int) -> int:
+        return int(far(n))
+
+    assert list(pmap(item, range(3))) == [3, 4, 5]
+    assert list(pmap(getattr, [deep.Thing()] * 3, ["n"] * 3)) == [3, 3, 3]
 
 
 def test_functions_are_looked_up_where_workers_would() -> None:

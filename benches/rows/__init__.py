@@ -10,6 +10,8 @@ from . import (
     handoff,
     mapjob,
     parked,
+    parse,
+    procmap,
     scaling,
     sleep,
     sleepers,
@@ -29,6 +31,8 @@ ROWS: tuple[Row, ...] = (
     parked.IDLE,
     *scaling.ROWS,
     mapjob.ROW,
+    *parse.ROWS,
+    *procmap.ROWS,
 )
 
 

@@ -19,9 +19,10 @@ Skew. A batch is sized by what items took so far (sizing.py), and items may turn
 - While a worker is idle and the client has nothing, the batches that others have not begun are taken
   back and dealt again.
 
-Death. A dead worker's batch fails where it was begun, item by item; the rest goes back. A batch that
-was being unpickled when the worker died goes back item by item, and an item that was alone then
-fails. Where workers die before they were ready, START_TRIES times in a row, the crew is broken.
+Death. Of a dead worker's batch, outcomes that it had noted are told, what else was begun fails, the
+rest goes back. A batch that was being unpickled when the worker died goes back item by item, and an
+item that was alone then fails. Where workers die before they were ready, START_TRIES times in a row,
+the crew is broken.
 
 The end: idle workers are kept for the next map (warm.py) if they have no state of this one, the
 others are killed. Fork: the child's crew is broken. Exit: warm.py.
@@ -163,7 +164,11 @@ class Crew:
         self._check_process()
         due = self._due
         with self._turn:
-            self._deal()
+            try:
+                self._deal()
+            except BaseException as error:
+                self._hurt(error)
+                raise
         if due is None and self._due is not None and self.in_background:
             self.wake()  # it waits without an end
         self._after()
@@ -180,8 +185,12 @@ class Crew:
         except (ValueError, OSError):  # it was closed meanwhile
             return
         with self._turn:
-            if not self._tidied:
-                self._see(events)
+            try:
+                if not self._tidied and not warm.is_over():
+                    self._see(events)
+            except BaseException as error:
+                self._hurt(error)
+                raise
         self._after()
 
     def background(self) -> None:
@@ -201,7 +210,7 @@ class Crew:
                     if left > 0:
                         nearest = min(nearest, left)
                         continue
-                    self._read(worker)  # it may have just made it
+                    self._read(worker, everything=True)  # it may have just made it
                     if not worker.batches:
                         continue
                     late += worker.batches.popleft().numbers
@@ -264,9 +273,13 @@ class Crew:
         return 1 if self._timed or each == 0 or (each > LONG and not self._eager) else 2
 
     def _has_room(self, worker: Worker) -> bool:
-        return (
-            len(worker.batches) < self._depth() and not worker.leaving and not worker.wire.unsent
-        ) or (not worker.batches and not worker.leaving)
+        if worker.leaving:
+            return False
+        if not worker.batches:
+            return True
+        if len(worker.batches) >= self._depth() or worker.wire.unsent:
+            return False
+        return _clock() < worker.batches[0].since + HELD  # else it would be taken back soon
 
     def _start(self) -> Worker | None:
         try:
@@ -302,6 +315,7 @@ class Crew:
         data, buffers = packed
         self._sizing.sent(len(items), len(data) + sum(b.nbytes for b in buffers))
         worker.send(numbers, items, packed)
+        worker.batches[-1].known = len(self._codec.by_value)
         if worker.left == 0:
             worker.leave()
         self._flush(worker)
@@ -335,7 +349,7 @@ class Crew:
             if worker is None:
                 continue
             if fd == worker.pidfd:
-                self._read(worker)
+                self._read(worker, everything=True)
                 if worker in self._team and worker.dead():
                     self._bury(worker)
                 continue
@@ -346,7 +360,7 @@ class Crew:
         self._deal()
         self._balance()
 
-    def _read(self, worker: Worker) -> bool:
+    def _read(self, worker: Worker, everything: bool = False) -> bool:
         """Takes what a worker has sent; False at the end of its stream."""
         alive = True
         while alive:
@@ -360,6 +374,8 @@ class Crew:
                 self._take_in(worker, frame)
                 if worker not in self._team:
                     return True
+            if not (everything or worker.wire.may_have_more):
+                break  # what comes now will be told
         return alive
 
     def _take_in(self, worker: Worker, frame: wire.Frame) -> None:
@@ -379,6 +395,10 @@ class Crew:
                 self._break(error)
                 return
             batch = worker.batches.popleft()
+            self._learn_from(batch.items)
+            if batch.known < len(self._codec.by_value):
+                self._client.back(batch.numbers, batch.items)
+                return
             if len(batch.items) > 1:
                 self._one_by_one(batch.numbers, batch.items)
                 return
@@ -386,6 +406,11 @@ class Crew:
             error = unpack_error(packed, name)
             error.add_note(f"({name} could not be unpickled in the worker process)")
             self._client.answer(batch.numbers, [None], {0: error})
+
+    def _learn_from(self, items: list[Any]) -> None:
+        """Looks for another way to send items that a worker could not unpickle."""
+        with suppress(Exception):  # they have been pickled before, but who knows
+            self._codec.learn_from(self._codec.dumps(items)[0])
 
     def _take_outcomes(self, worker: Worker, frame: wire.Frame) -> None:
         batch = worker.batches[0]
@@ -472,8 +497,14 @@ class Crew:
             begun = max(batch.answered, worker.begun(batch))
             if begun > batch.answered:
                 lost = True
-                at = slice(batch.answered, begun)
-                fallen.append((batch.numbers[at], batch.items[at]))
+                logged = worker.logged(batch)
+                for place in range(batch.answered, begun):
+                    if place in logged:
+                        self._answer_logged(batch.numbers[place], *logged[place])
+                places = [p for p in range(batch.answered, begun) if p not in logged]
+                fallen.append(
+                    ([batch.numbers[p] for p in places], [batch.items[p] for p in places])
+                )
             elif batch.answered == 0 and worker.ready:  # it was being unpickled
                 lost = True
                 if len(batch.items) == 1:
@@ -487,6 +518,8 @@ class Crew:
         for batch in reversed(back + unbegun):
             self._client.back(batch.numbers, batch.items)
         for numbers, items in fallen:
+            if not numbers:  # it died between two items, or after the last
+                continue
             self._client.died(numbers, items, worker.exitcode)
         if not (ready or lost or leaving):
             self._failed_starts += 1
@@ -499,6 +532,14 @@ class Crew:
                         "return?"
                     )
                 )
+
+    def _answer_logged(self, number: int, good: bool, value: Any) -> None:
+        """Tells an outcome that a dead worker had noted."""
+        if good:
+            self._client.answer([number], [value], {})
+        else:
+            error = unpack_error(value, self._client.name(number))
+            self._client.answer([number], [None], {0: error})
 
     def _drop(self, worker: Worker, kill: bool) -> None:
         """Lets go of a worker."""
@@ -513,6 +554,12 @@ class Crew:
         if self.broken is None:
             self.broken = error
             self._client.broke(error)
+
+    def _hurt(self, error: BaseException) -> None:
+        """Breaks the crew: what a signal handler raises, say, may have come in the middle."""
+        told = RuntimeError(f"the worker processes were lost to {error!r}")
+        told.__cause__ = error
+        self._break(told)
 
     def _after(self) -> None:
         """Without the turn: tells the client, and tidies up if that is due and nobody has it."""
@@ -552,21 +599,21 @@ class Crew:
         )
 
     def _run(self) -> None:
-        while not self._tidied:
+        while not (self._tidied or warm.is_over()):
             try:
                 self.serve(None)
-            except Exception as error:  # nobody would hear of it, and all would wait
-                told = RuntimeError(f"gorun lost its worker processes: {error!r}")
-                told.__cause__ = error
-                with self._turn:
-                    self._break(told)
+            except Exception:  # whose crew it is has been told
                 self.end()
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise RuntimeError("worker processes belong to the process that started them")
+        if warm.is_over():
+            raise RuntimeError("the interpreter is ending, and its worker processes have gone")
 
     def __del__(self) -> None:
+        if not hasattr(self, "_pid"):  # it was never whole
+            return
         if self._pid == os.getpid() and not self._tidied:
             self.ended = True
             self._tidy()

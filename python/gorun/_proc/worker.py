@@ -10,6 +10,7 @@ import os
 import pickle
 import select
 import signal
+import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,13 +19,15 @@ from typing import Any
 
 from gorun._proc import start, wire
 
+_HEAD = struct.Struct("<QQQ")  # of the page: see wire.py
+
 REAP_SECONDS = 0.5  # that a killed process may take to be gone
 
 
 class Batch:
     """Items that were sent together, in their order, and the numbers they have."""
 
-    __slots__ = ("answered", "asked", "items", "number", "numbers", "since")
+    __slots__ = ("answered", "asked", "items", "known", "number", "numbers", "since")
 
     def __init__(self, number: int, numbers: Sequence[int], items: list[Any], now: float) -> None:
         self.number = number
@@ -32,6 +35,7 @@ class Batch:
         self.items = items
         self.answered = 0  # how many of the first ones
         self.since = now  # when it was sent, or became the first of its worker
+        self.known = 0  # how many names were sent by value
         self.asked = False  # the worker was asked to give back what it has not begun
 
 
@@ -54,7 +58,7 @@ class Worker:
         if self._ends.page is not None:
             import mmap
 
-            self._page = mmap.mmap(self._ends.page, 4096)
+            self._page = mmap.mmap(self._ends.page, wire.PAGE)
             os.close(self._ends.page)
         self._last = 0
         self._told: dict[str, object] = {}
@@ -88,7 +92,7 @@ class Worker:
         """Hands a batch over."""
         self._last += 1
         batch = Batch(self._last, numbers, items, time.monotonic())
-        os.write(self._ends.tokens[1], bytes([batch.number & 0xFF]))
+        os.write(self._ends.tokens[1], wire.TOKEN.pack(batch.number))
         self.batches.append(batch)
         if self.left is not None:
             self.left -= len(items)
@@ -98,7 +102,7 @@ class Worker:
         """Takes back the batches that it has not begun: all but those whose token it has."""
         count = 0
         try:
-            while len(os.read(self._ends.tokens[0], 1)):
+            while os.read(self._ends.tokens[0], wire.TOKEN.size):
                 count += 1
         except BlockingIOError:
             pass
@@ -111,16 +115,30 @@ class Worker:
         """Asks it to give back what it has not begun of a batch."""
         batch.asked = True
         with suppress(OSError):  # it is dead, and we are about to see it
-            os.write(self._ends.control, bytes([batch.number & 0xFF]))
+            os.write(self._ends.control, wire.TOKEN.pack(batch.number))
 
     def begun(self, batch: Batch) -> int:
         """How many items of a batch a dead worker had begun."""
         if self._page is None:
             return len(batch.items) if batch is self.batches[0] else 0
-        view = memoryview(self._page).cast("Q")
-        number, count = view[0], view[1]
-        view.release()
+        number, count, _ = _HEAD.unpack_from(self._page)
         return min(count, len(batch.items)) if number == batch.number else 0
+
+    def logged(self, batch: Batch) -> dict[int, Any]:
+        """What a dead worker had noted of the outcomes of a batch, by their places."""
+        found: dict[int, Any] = {}
+        if self._page is None:
+            return found
+        number, _, size = _HEAD.unpack_from(self._page)
+        at = wire.LOG
+        end = at + size if number == batch.number else at
+        while at < end:
+            place, length = wire.ENTRY.unpack_from(self._page, at)
+            at += wire.ENTRY.size
+            with suppress(Exception):  # then it is one more that was lost
+                found[place] = pickle.loads(self._page[at : at + length])
+            at += length
+        return found
 
     def dead(self) -> bool:
         """Whether it has ended; then `exitcode` is there."""
