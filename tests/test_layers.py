@@ -73,6 +73,7 @@ LAYERS = [
     {"_proc"},
     {"_executor", "_map"},
     {"__init__", "_cli"},
+    {"joblib", "distributed"},
     {"__main__"},
 ]
 
