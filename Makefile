@@ -73,8 +73,9 @@ dev: $(DEV) ## quick debug build into .venv, for work on the Rust side
 # ---- run ---------------------------------------------------------------------------------------
 
 .PHONY: run
-run: $(RELEASE) ## set everything up and run the main job: python -m gorun map
-	$(VENV_PY) -m gorun map
+run: $(RELEASE) ## set everything up and run the main job, both kinds: python -m gorun map
+	$(VENV_PY) -m gorun map --job parse
+	$(VENV_PY) -m gorun map --job hash
 
 # ---- test --------------------------------------------------------------------------------------
 

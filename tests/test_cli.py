@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import gorun
-from gorun._cli import COMMANDS, main, mapjob
+from gorun._cli import COMMANDS, jobs, main, mapjob
 
 pytestmark = pytest.mark.no_matrix
 
@@ -107,7 +107,8 @@ def test_a_folder_without_files_is_named(
 def test_map_compares_all_four(files: Path) -> None:
     missing = files / "missing"
     result = command(
-        "map", files, missing, "--json", "--rounds", 2, "--sleepers", 2000, "--workers", 2
+        *("map", "--job", "hash", files, missing, "--json"),
+        *("--rounds", 2, "--sleepers", 2000, "--workers", 2),
     )
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
@@ -115,14 +116,16 @@ def test_map_compares_all_four(files: Path) -> None:
     assert all(len(v["seconds"]) == 2 for v in told["variants"].values())
     assert told["variants"]["gorun.map"]["time_to_ours"] == 1
     assert told["agree"] is True
-    assert (told["files"], told["workers"]) == (41, 2)
+    assert (told["files"], told["workers"], told["job"]) == (41, 2, "hash")
     assert told["bytes"] == 256 * sum(range(40))
     assert told["unreadable"] == {str(missing): "No such file or directory"}
     assert told["sleepers"]["count"] == told["sleepers"]["alive"] == 2000
 
 
 def test_map_for_people(files: Path) -> None:
-    result = command("map", files, files / "gone", "--rounds", 1, "--sleepers", 100)
+    result = command(
+        *("map", "--job", "hash", files, files / "gone", "--rounds", 1, "--sleepers", 100)
+    )
     assert result.returncode == 0, result.stderr
     for part in (*FOUR, "all 4 agree on 40 files", "gone: No such file", "100 goroutines asleep"):
         assert part in result.stdout
@@ -130,7 +133,7 @@ def test_map_for_people(files: Path) -> None:
 
 
 def test_map_without_sleepers(files: Path) -> None:
-    result = command("map", files, "--rounds", 1, "--sleepers", 0)
+    result = command("map", "--job", "hash", files, "--rounds", 1, "--sleepers", 0)
     assert result.returncode == 0, result.stderr
     assert "asleep" not in result.stdout
 
@@ -149,14 +152,14 @@ def test_map_fails_when_one_finds_something_else(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Mutation: `main` gives 0.
-    def run(paths: list[str], label: str) -> list[mapjob.Digest]:
-        return [mapjob.digest(path) for path in paths]
+    def run(paths: list[str], label: str) -> list[jobs.Digest]:
+        return [jobs.digest(path) for path in paths]
 
-    def wrong(paths: list[str], label: str) -> list[mapjob.Digest]:
-        return [mapjob.digest(path)._replace(sha256="?") for path in paths]
+    def wrong(paths: list[str], label: str) -> list[jobs.Digest]:
+        return [jobs.digest(path)._replace(sha256="?") for path in paths]
 
     @contextmanager
-    def variants(workers: int, count: int) -> Iterator[list[mapjob.Variant]]:
+    def variants(job: jobs.Job, workers: int, count: int) -> Iterator[list[mapjob.Variant]]:
         yield [
             mapjob.Variant("gorun.map", "", run),
             mapjob.Variant("plain loop", "", run),
@@ -164,7 +167,7 @@ def test_map_fails_when_one_finds_something_else(
         ]
 
     monkeypatch.setattr(mapjob, "variants", variants)
-    assert main(["map", str(files), "--sleepers", "0", "--rounds", "2"]) == 1
+    assert main(["map", "--job", "hash", str(files), "--sleepers", "0", "--rounds", "2"]) == 1
     assert "THEY DISAGREE: liar found" in capsys.readouterr().out
 
 
@@ -192,7 +195,40 @@ def test_digest(tmp_path: Path) -> None:
         hashlib.sha256(data).hexdigest(),
         "",
     )
-    assert mapjob.digest(str(path)) == expected
+    assert jobs.digest(str(path)) == expected
+
+
+def test_parse(tmp_path: Path) -> None:
+    """Nodes and different names are counted; what is no Python, or not there, is told.
+
+    Mutation: names are counted each time they occur.
+    """
+    path = tmp_path / "file.py"
+    path.write_text("a = a + b\n")
+    # Module, Assign, Name + Store, BinOp, Name + Load, Add, Name + Load
+    assert jobs.parse(str(path)) == (str(path), 10, 10, 2, "")
+    path.write_text("a +\n")
+    assert jobs.parse(str(path)).error.startswith("SyntaxError: invalid syntax")
+    assert jobs.parse(str(tmp_path / "gone.py")).error == "No such file or directory"
+
+
+def test_map_parses_by_default(tmp_path: Path) -> None:
+    """Python files alone, in processes where threads take turns; all four agree.
+
+    Mutation: the default is "hash".
+    """
+    for n in range(30):
+        (tmp_path / f"{n}.py").write_text(f"a{n} = 1\n" * n)
+        (tmp_path / f"{n}.txt").write_text("no python\n")
+    (tmp_path / "bad.py").write_text("(\n")
+    result = command("map", tmp_path, "--json", "--rounds", 1, "--sleepers", 0, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["job"], told["files"], told["agree"]) == ("parse", 31, True)
+    assert list(told["unreadable"]) == [str(tmp_path / "bad.py")]
+    assert list(told["variants"]) == FOUR
+    ours = "processes" if told["gil"] else "goroutines"
+    assert told["variants"]["gorun.map"]["how"] == f"2 {ours}, with the progress bar"
 
 
 def test_sleepers_are_asleep_inside_and_gone_after() -> None:

@@ -13,7 +13,10 @@ import gorun
 
 # name: (module, what it does)
 COMMANDS = {
-    "map": ("gorun._cli.mapjob", "compress and hash real files in goroutines, against its rivals"),
+    "map": (
+        "gorun._cli.mapjob",
+        "parse, or compress and hash, real files in parallel, against its rivals",
+    ),
 }
 
 

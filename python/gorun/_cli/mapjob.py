@@ -1,13 +1,13 @@
-"""`python -m gorun map`: compresses and hashes real files in goroutines, and against its rivals.
+"""`python -m gorun map`: works on real files by `gorun.map`, and against its rivals.
 
-The same function for every file goes through `gorun.map`, a plain loop, ThreadPoolExecutor and
+The same function for every file (jobs.py) goes through `gorun.map`, a plain loop, ThreadPoolExecutor and
 ProcessPoolExecutor, and all four have to agree.
 
 What keeps the comparison fair
 - The files are read once before anything is timed, so all four find them in the page cache.
 - The rounds go through the four in turn, each beginning with another; the best round counts.
 - All have the same number of workers. Both pools are running before their time begins, while
-  `gorun.map` starts its goroutines within it.
+  `gorun.map` starts its goroutines within it, and in the first round its processes.
 - The sleeping goroutines are there during all four; but processes of a pool have their own memory.
 - The progress bar is drawn for `gorun.map` alone, at its cost.
 """
@@ -15,7 +15,6 @@ What keeps the comparison fair
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -25,44 +24,26 @@ import platform
 import sys
 import sysconfig
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gorun
+from gorun._cli.jobs import JOBS, Job
 
 SLEEPERS = 200_000
 ROUNDS = 3
 OURS = "gorun.map"
 # Chunks of files for each process: more even out the end, fewer save messages.
 CHUNKS_EACH = 16
+SHOWN = 10  # files that were left out
 SKIPPED = {"site-packages", "dist-packages", "__pycache__"}
 
 
-class Digest(NamedTuple):
-    """What was found of one file; with an `error`, nothing."""
-
-    path: str
-    size: int = 0  # bytes
-    packed: int = 0  # bytes after zlib, at its usual level
-    sha256: str = ""
-    error: str = ""
-
-
-def digest(path: str) -> Digest:
-    """Reads, compresses and hashes one file: the work of all four."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        return Digest(path, error=error.strerror or repr(error))
-    return Digest(path, len(data), len(zlib.compress(data)), hashlib.sha256(data).hexdigest())
-
-
-def find(paths: list[str]) -> list[str]:
+def find(paths: list[str], suffix: str = "") -> list[str]:
     """All files under `paths`, sorted; those of the standard library if there are none.
 
     What is no folder is taken for a file, so that a misspelt one is reported as unreadable.
@@ -74,7 +55,7 @@ def find(paths: list[str]) -> list[str]:
             continue
         for folder, folders, files in os.walk(path):
             folders[:] = [name for name in folders if name not in SKIPPED]
-            found.update(os.path.join(folder, name) for name in files)
+            found.update(os.path.join(folder, name) for name in files if name.endswith(suffix))
     return sorted(found)
 
 
@@ -87,7 +68,7 @@ class Variant:
 
     name: str
     told: str
-    run: Callable[[list[str], str], list[Digest]]  # (files, label of the round)
+    run: Callable[[list[str], str], list[Any]]  # (files, label of the round)
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -97,9 +78,11 @@ class Variant:
 
 
 @contextmanager
-def variants(workers: int, files: int) -> Iterator[list[Variant]]:
+def variants(job: Job, workers: int, files: int) -> Iterator[list[Variant]]:
     """The four, with their pools running."""
     chunk = max(1, files // (workers * CHUNKS_EACH))
+    work = job.run
+    ours = "goroutines" if job.on == "thread" or not _has_lock() else "processes"
     # Not by fork, which is unsafe beside threads, and gorun has some.
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -110,21 +93,21 @@ def variants(workers: int, files: int) -> Iterator[list[Variant]]:
         yield [
             Variant(
                 OURS,
-                f"{workers} goroutines, with the progress bar",
+                f"{workers} {ours}, with the progress bar",
                 lambda paths, label: list(
-                    gorun.map(digest, paths, workers=workers, on="thread", progress=progress(label))
+                    gorun.map(work, paths, workers=workers, on=job.on, progress=progress(label))
                 ),
             ),
-            Variant("plain loop", "one thread", lambda paths, _: [digest(p) for p in paths]),
+            Variant("plain loop", "one thread", lambda paths, _: [work(p) for p in paths]),
             Variant(
                 "ThreadPoolExecutor",
                 f"{workers} threads (a chunk size means nothing to it)",
-                lambda paths, _: list(threads.map(digest, paths)),
+                lambda paths, _: list(threads.map(work, paths)),
             ),
             Variant(
                 "ProcessPoolExecutor",
                 f"{workers} processes, spawned before; chunksize {chunk}",
-                lambda paths, _: list(processes.map(digest, paths, chunksize=chunk)),
+                lambda paths, _: list(processes.map(work, paths, chunksize=chunk)),
             ),
         ]
 
@@ -203,10 +186,11 @@ def _memory() -> int:
 class Report:
     """What came of a run."""
 
+    job: str
     workers: int
     files: int
     bytes: int
-    unreadable: list[Digest]
+    unreadable: list[Any]
     sleepers: Sleepers
     variants: list[Variant]
     disagree: list[str]  # names of those that found something else than the plain loop
@@ -218,12 +202,12 @@ class Report:
 
     def text(self) -> str:
         """The report for people."""
-        gil = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else ", free-threaded"
+        gil = "" if _has_lock() else ", free-threaded"
         crowd, mb = self.sleepers, 1e6
         rows = [
             f"gorun {gorun.__version__}, {platform.python_implementation()} "
             f"{platform.python_version()}{gil}, {self.workers} workers",
-            f"{self.files:,} files, {self.bytes / mb:.1f} MB, compressed by zlib, hashed by sha256",
+            f"{self.job}: {self.files:,} files, {self.bytes / mb:.1f} MB, each {JOBS[self.job].told}",
         ]
         if crowd.count:
             rows.append(
@@ -240,7 +224,9 @@ class Report:
                 f"{rounds}   {v.told}"
             )
         rows += ["", f"(time: relative to {OURS}; above 1 is slower)"]
-        rows += [f"not read: {d.path}: {d.error}" for d in self.unreadable]
+        rows += [f"left out: {d.path}: {d.error}" for d in self.unreadable[:SHOWN]]
+        if len(self.unreadable) > SHOWN:
+            rows.append(f"left out: {len(self.unreadable) - SHOWN} more (--json has them)")
         rows.append(
             f"THEY DISAGREE: {', '.join(self.disagree)} found something else than the plain loop"
             if self.disagree
@@ -253,7 +239,8 @@ class Report:
         told: dict[str, Any] = {
             "gorun": gorun.__version__,
             "python": platform.python_version(),
-            "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
+            "gil": _has_lock(),
+            "job": self.job,
             "workers": self.workers,
             "files": self.files,
             "bytes": self.bytes,
@@ -273,13 +260,20 @@ class Report:
         return json.dumps(told, indent=2)
 
 
-def run(files: list[str], workers: int, sleepers: int, rounds: int) -> Report:
-    """Does the job in all variants, `rounds` times, beside `sleepers` goroutines."""
+def _has_lock() -> bool:
+    """Whether threads of this interpreter take turns."""
+    return not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
+
+
+def run(name: str, files: list[str], workers: int, sleepers: int, rounds: int) -> Report:
+    """Does a job in all variants, `rounds` times, beside `sleepers` goroutines."""
+    job = JOBS[name]
     for path in files:
-        digest(path)  # into the page cache
-    found: dict[str, list[Digest]] = {}
+        with suppress(OSError):
+            Path(path).read_bytes()  # into the page cache
+    found: dict[str, list[Any]] = {}
     disagree: set[str] = set()
-    with variants(workers, len(files)) as all_four, sleeping(sleepers) as crowd:
+    with variants(job, workers, len(files)) as all_four, sleeping(sleepers) as crowd:
         for turn in range(rounds):
             first = turn % len(all_four)
             for variant in all_four[first:] + all_four[:first]:
@@ -291,6 +285,7 @@ def run(files: list[str], workers: int, sleepers: int, rounds: int) -> Report:
     plain = found["plain loop"]
     disagree |= {name for name, result in found.items() if result != plain}
     return Report(
+        job=name,
         workers=workers,
         files=len(files),
         bytes=sum(d.size for d in plain),
@@ -305,11 +300,18 @@ def main(argv: list[str]) -> int:
     """Runs the command; 0 if all four agree, 1 if not, 2 if it was called wrongly."""
     parser = argparse.ArgumentParser(
         prog="python -m gorun map",
-        description="Compress (zlib) and hash (sha256) files in goroutines, then by a plain loop, "
-        "ThreadPoolExecutor and ProcessPoolExecutor; check that all four agree; compare.",
+        description="Work on files by gorun.map, then by a plain loop, ThreadPoolExecutor and "
+        "ProcessPoolExecutor; check that all four agree; compare.",
     )
     parser.add_argument(
         "paths", nargs="*", help="files and folders (default: the standard library)"
+    )
+    parser.add_argument(
+        "--job",
+        choices=JOBS,
+        default="parse",
+        help="parse: count the nodes and names of Python files, pure Python (default); "
+        "hash: compress and hash any files, in native code",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--workers", type=_count(1), default=gorun.gomaxprocs(), metavar="N")
@@ -322,10 +324,10 @@ def main(argv: list[str]) -> int:
         help=f"goroutines that sleep meanwhile (default: {SLEEPERS:,})",
     )
     options = parser.parse_args(argv)
-    files = find(options.paths)
+    files = find(options.paths, JOBS[options.job].suffix)
     if not files:
         parser.error(f"no files under {' '.join(options.paths)}")
-    report = run(files, options.workers, options.sleepers, options.rounds)
+    report = run(options.job, files, options.workers, options.sleepers, options.rounds)
     print(report.json() if options.json else report.text())
     return 1 if report.disagree else 0
 

@@ -1,13 +1,16 @@
 """The parallel map: `gorun.map` and `gorun.map_async`.
 
+processes.py the carrier whose workers are processes (gorun._proc has them)
+executors.py the carrier that submits to somebody else's Executor
+threads.py   the carrier whose workers are goroutines; worker.py is one of them
 front.py     `Map`, `AsyncMap`: what the caller iterates over; they wait
+blocks.py    a flow by blocks of items, for processes and executors
 flow.py      order, run-ahead, errors, time-out, progress; never waits
 progress.py  tqdm, or a callable
-threads.py   the carrier whose workers are goroutines; worker.py is one of them
 carrier.py   the checked arguments, and what a flow and a carrier say to each other
 
-Imports go downwards in this list. A new carrier (processes, an Executor) comes beside threads.py
-and changes nothing else but the choice in `_flow`.
+Imports go downwards in this list. A new carrier comes beside the three and changes nothing else but
+the choice in `_flow`.
 """
 
 from __future__ import annotations
@@ -93,25 +96,31 @@ def map(
     max_tasks_per_child: int | None = None,
     progress: Progress | None = False,
 ) -> Map[Any]:
-    """Calls `fn` for every item on goroutines at the same time, and iterates over the results.
+    """Calls `fn` for every item on all cores at the same time, and iterates over the results.
 
     A lazy, parallel `builtins.map`: with several iterables `fn` gets one item of each, to the end
     of the shortest. The call checks its arguments; work starts at the first `next`, and only the
     thread that calls `next` advances the input, `buffer` items ahead at most, so the input may be
     endless. Use it in a `for`, or in a `with` that is left early. Like a generator, it serves one
-    caller at a time. What was not begun is dropped, and what runs is cancelled, when it is closed,
-    when nobody holds it any more, and when it has raised.
+    caller at a time. What was not begun is dropped, and what runs is cancelled (a process: killed),
+    when it is closed, when nobody holds it any more, and when it has raised.
 
     Args:
-        fn: any callable, or an `async def` function, of which `workers` run at a time. Each worker
-            sees its own copy of the context variables as they were at this call.
+        fn: any callable, or an `async def` function, of which `workers` run at a time. On threads
+            each worker sees its own copy of the context variables as they were at this call. On
+            processes `fn` and the items are copies: lambdas and closures are fine, but they do not
+            change the caller's objects.
         iterables: one or more; their errors are raised after the results of the items before.
-        workers: goroutines, at least 1; None: `gomaxprocs()`. Each plain one that is waiting costs
-            a thread until the map ends.
-        on: None or "thread". "process" and an Executor come in a later version.
+        workers: how many items run at a time, at least 1; None: `gomaxprocs()`. A plain goroutine
+            that is waiting costs a thread until the map ends.
+        on: "thread": goroutines; "process": worker processes, kept a while for the next map; None:
+            threads where they run in parallel (`sys._is_gil_enabled()` is false), else processes,
+            asked at each call; or any `concurrent.futures.Executor`. An `async def` function runs
+            on goroutines.
         ordered: results in the order of the input; False: as they come.
-        chunk: how many items a worker takes at a time, at least 1; None: 1. Items are begun in
-            order, so they may wait for those before them, but not within one chunk.
+        chunk: how many items a worker takes at a time, at least 1; None: 1 on threads, else as
+            many as pay for the message, by measured time. Items are begun in order, so they may
+            wait for those before them, but not within one chunk.
         buffer: how many items, at least 1, may have been taken from the input beyond the results
             given. None: 4 chunks for each worker; more, up to 1024 items, while a worker has
             nothing to do and the caller waits for a result.
@@ -121,9 +130,11 @@ def map(
         timeout: seconds from the first `next`; then `next` gives what is ready, takes no more
             input, and raises TimeoutError as soon as it would have to wait.
         item_timeout: seconds above 0 for one item, retries included; then it fails with a
-            TimeoutError. Its worker is cancelled and replaced, and a plain function that waits
-            outside gorun keeps its thread until it returns. Looked at while `next` waits.
-        retries: how often an item that raised an Exception is run again, at once.
+            TimeoutError. Its worker is replaced: a process is killed, a goroutine is cancelled,
+            and a plain function that waits outside gorun keeps its thread until it returns.
+            Looked at while `next` waits.
+        retries: how often an item that raised an Exception is run again, at once; on processes also
+            one whose worker died.
         initializer: called with `initargs` in each worker before its first item; what it raises
             ends the map.
         initargs: arguments of `initializer`.
@@ -138,6 +149,7 @@ def map(
         TimeoutError: from `next`, when `timeout` is over.
         RuntimeError: from `next`, in place of a StopIteration that `fn` raised.
         GoroutineCancelled: from `next`, when a worker was cancelled, as by `gorun.shutdown()`.
+        WorkerDied: from `next`, when a worker process died: `items` is what it had begun.
 
     From `builtins.map` and `concurrent.futures.Executor.map`; `errors`, `ordered`, `progress` are
     joblib's and mpire's ideas.

@@ -180,7 +180,7 @@ class Crew:
         except (ValueError, OSError):  # it was closed meanwhile
             return
         with self._turn:
-            if not self._tidied:
+            if not self._tidied and not warm.is_over():
                 self._see(events)
         self._after()
 
@@ -552,12 +552,23 @@ class Crew:
         )
 
     def _run(self) -> None:
-        while not self._tidied:
-            self.serve(None)
+        while not (self._tidied or warm.is_over()):
+            try:
+                self.serve(None)
+            except Exception as error:  # nobody would hear of it, and all would wait
+                if warm.is_over():
+                    return
+                told = RuntimeError(f"gorun lost its worker processes: {error!r}")
+                told.__cause__ = error
+                with self._turn:
+                    self._break(told)
+                self.end()
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise RuntimeError("worker processes belong to the process that started them")
+        if warm.is_over():
+            raise RuntimeError("the interpreter is ending, and its worker processes have gone")
 
     def __del__(self) -> None:
         if self._pid == os.getpid() and not self._tidied:

@@ -35,8 +35,8 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,8 +62,6 @@ class Pool:
         name: str = "gorun-pool",
     ) -> None:
         self._calls = _Calls(max_workers, initializer, initargs, max_tasks_per_child, name)
-        # Not at exit: then the workers are killed (warm.py), or the executor has waited.
-        weakref.finalize(self, self._calls.shutdown).atexit = False
 
     @property
     def broken(self) -> BaseException | None:
@@ -100,6 +98,11 @@ class Pool:
         self._calls.shutdown()
         if wait:
             self._calls.join()
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At exit the workers are killed (warm.py), or the executor has waited.
+        if not _finalizing() and hasattr(self, "_calls"):
+            self._calls.shutdown()
 
 
 class _Call:
@@ -186,7 +189,9 @@ class _Calls:
             self.crew.wake()
             raise
         self._pending.append(number)
-        if self.crew.room:
+        if self.crew.broken is not None:
+            self.crew.wake()
+        elif self.crew.room:
             self.crew.push()
 
     def _pack(self, call: _Call) -> Any:
@@ -223,7 +228,8 @@ class _Calls:
                 number = self._pending.popleft()
             except IndexError:
                 break
-            call = self._known[number]
+            if (call := self._known.get(number)) is None:
+                continue
             if not call.begun and not call.begin():
                 del self._known[number]
                 continue
@@ -244,40 +250,47 @@ class _Calls:
             self._tell(number, values[place], errors.get(place))
 
     def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
-        calls = [self._known[number] for number in numbers]
+        calls = [self._known[number] for number in numbers if number in self._known]
         held = tuple((call.fn, call.args, call.kwargs) for call in calls)
-        for number in numbers:
-            call = self._known[number]
+        for number, call in zip(numbers, calls, strict=False):
             text = f"a worker process died (exit code {exitcode}) in a call of {shown(call.fn)}"
             self._tell(number, None, WorkerDied(text, held, exitcode))
 
     def broke(self, error: BaseException) -> None:
         with self._lock:
-            self.broken = error
-        self._pending.clear()
-        for number in list(self._known):
-            call = self._known[number]
-            if call.packed is None:  # `submit` is at it, and will see
-                continue
-            if call.begun or call.begin():
-                self._tell(number, None, error)
-            else:
-                del self._known[number]
+            self.broken = error  # `wake` does the rest
 
     def name(self, number: int) -> str:
-        return f"the call of {shown(self._known[number].fn)}"
+        call = self._known.get(number)
+        return f"call {number}" if call is None else f"the call of {shown(call.fn)}"
 
     def wake(self) -> None:
         if not self.crew.is_mine:
             if self._told:
                 self.crew.wake()
             return
+        if self.broken is not None:
+            self._fail_all(self.broken)
         while self._told:
             call, value, error = self._told.popleft()
             call.done(value, error)
             del call, value, error
-        if self._closing and not self._known and not self.crew.ended:
+        over = self._closing or self.broken is not None
+        if over and not self._known and not self.crew.ended:
             self.crew.end()
 
+    def _fail_all(self, error: BaseException) -> None:
+        """Tells all calls that are there that the pool is broken."""
+        for number in list(self._known):
+            call = self._known[number]
+            if call.packed is None:  # `submit` is at it, and will wake us
+                continue
+            if call.begun or call.begin():
+                self._tell(number, None, error)
+            else:
+                del self._known[number]
+
     def _tell(self, number: int, value: Any, error: BaseException | None) -> None:
-        self._told.append((self._known.pop(number), value, error))
+        call = self._known.pop(number, None)
+        if call is not None:  # else it was failed with the pool
+            self._told.append((call, value, error))

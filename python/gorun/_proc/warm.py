@@ -18,6 +18,8 @@ from gorun._proc.worker import Worker
 KEEP = 10.0  # seconds
 MOST = 32
 
+_over = False  # the interpreter ends: nobody answers for who is killed now
+
 _idle: deque[Worker] = deque()
 _alive: set[Worker] = set()
 _lock = threading.RLock()  # a collector that ends a map may come in between
@@ -60,6 +62,11 @@ def stop(worker: Worker, kill: bool) -> None:
         _alive.discard(worker)
 
 
+def is_over() -> bool:
+    """Whether the interpreter ends, and all workers with it."""
+    return _over
+
+
 def idle_pids() -> list[int]:
     """The processes of the workers that wait for a map."""
     return [worker.pid for worker in _idle]
@@ -80,6 +87,12 @@ def close() -> None:
         stop(worker, kill=True)
 
 
+def _at_exit() -> None:
+    global _over
+    _over = True
+    close()
+
+
 def _forget() -> None:
     global _lock
     _lock = threading.RLock()
@@ -89,5 +102,5 @@ def _forget() -> None:
     _alive.clear()
 
 
-atexit.register(close)
+atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,382 @@
+"""The parts below the map on processes: batch sizes, frames, the pool of single calls."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests._procs import HANG, alive, note, until
+
+import gorun
+from gorun._proc import start, warm, wire
+from gorun._proc.pool import Pool
+from gorun._proc.sizing import LARGEST, Sizing
+
+# ---- batch sizes --------------------------------------------------------------------------------
+
+
+def settled(seconds: float, *, workers: int = 2, size: int = 8, left: int | None = None) -> int:
+    """The size of a batch, after many items that took `seconds` each and had `size` bytes."""
+    sizing = Sizing(workers)
+    for _ in range(200):
+        k = sizing.size(left)
+        sizing.sent(k, k * size)
+        sizing.ran(k, k * seconds)
+    return sizing.size(left)
+
+
+@pytest.mark.no_matrix
+def test_a_batch_takes_two_milliseconds() -> None:
+    """By what items took so far, within one item and LARGEST. Mutation: TARGET is 2 s."""
+    assert settled(1.0) == 1
+    assert settled(1e-3) == 2
+    assert 190 <= settled(1e-5) <= 200
+    assert settled(1e-9) == LARGEST
+
+
+@pytest.mark.no_matrix
+def test_a_batch_is_bounded_by_bytes_and_by_what_is_left() -> None:
+    """Mutations: `bytes` is not asked; `left` is not asked."""
+    assert settled(1e-9, size=1 << 20) == 1
+    assert settled(1e-9, size=1 << 10) == 1 << 10
+    assert settled(1e-9, left=100) == 25
+    assert settled(1e-9, left=1) == 1
+
+
+@pytest.mark.no_matrix
+def test_the_first_items_go_alone() -> None:
+    """No batch has more than a sixteenth of what was done before. Mutation: LEARN is 1."""
+    sizing, done = Sizing(2), 0
+    while done < 10_000:
+        k = sizing.size(None)
+        assert k <= 1 + done // 16
+        sizing.ran(k, k * 1e-9)
+        done += k
+
+
+# ---- frames -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wires() -> Iterator[tuple[wire.Wire, wire.Wire]]:
+    """Both sides of a socket: one that does not block, and one that does."""
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    pair = wire.Wire(mine), wire.Wire(theirs)
+    yield pair
+    for side in pair:
+        side.close()
+
+
+def take(side: wire.Wire) -> wire.Frame:
+    """The next frame of a side."""
+    while (frame := side.get()) is None:
+        try:
+            assert side.fill()
+        except BlockingIOError:
+            time.sleep(0.001)
+    return frame
+
+
+def memories() -> int:
+    """How many memfds are open."""
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            count += "memfd:gorun" in os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+    return count
+
+
+SIZES = [0, 1, 4000, 4096, 5000, 65_535, 65_536, 65_537, 300_000, 3_000_000]
+
+
+@pytest.mark.no_matrix
+@pytest.mark.parametrize("shared", ["1", "0"])
+def test_frames_of_any_size_arrive_whole_and_in_order(
+    wires: tuple[wire.Wire, wire.Wire], shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without buffers, with and without shared memory, however the socket cuts them.
+
+    Mutations: `flush` forgets where it stood; `_next` takes a body that is not whole.
+    """
+    monkeypatch.setenv("GORUN_SHM", shared)
+    mine, theirs = wires
+    chance = random.Random(1)
+    sent: list[tuple[bytes, list[bytes]]] = []
+    for size in SIZES * 2:
+        data = pickle.dumps(chance.randbytes(size))
+        buffers = [chance.randbytes(n) for n in chance.sample(SIZES, chance.randrange(4))]
+        sent.append((data, buffers))
+
+    def send() -> None:
+        for number, (data, buffers) in enumerate(sent):
+            mine.put(wire.BATCH, number, 7, data, [memoryview(b) for b in buffers])
+            while not mine.flush():
+                time.sleep(0.001)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for number, (data, buffers) in enumerate(sent):
+        frame = take(theirs)
+        assert (frame.kind, frame.number, frame.count) == (wire.BATCH, number, 7)
+        assert bytes(frame.data) == data
+        assert [bytes(b) for b in frame.buffers] == buffers
+        theirs.done_with(frame)
+        theirs.flush()
+    sender.join()
+
+
+@pytest.mark.no_matrix
+def test_a_segment_is_used_again_once_it_is_free(wires: tuple[wire.Wire, wire.Wire]) -> None:
+    """Not while anything lives in it: then it is the receiver's, and gone with that.
+
+    Mutations: `done_with` always says FREE; `_regain` forgets what is LOST, but keeps it mapped.
+    """
+    mine, theirs = wires
+    before = memories()
+
+    def send(byte: bytes) -> wire.Frame:
+        mine.put(wire.BATCH, 1, 1, b"pickle", [memoryview(byte * 200_000)])
+        mine.flush()
+        return take(theirs)
+
+    for _ in range(5):
+        frame = send(b"a")
+        theirs.done_with(frame)
+        theirs.flush()
+        mine.fill()
+        assert mine.get() is None
+    assert memories() - before == 2  # one segment, on both sides
+    frame = send(b"b")
+    part = frame.buffers[0][10:20]  # a view of a view
+    theirs.done_with(frame)
+    theirs.flush()
+    mine.fill()
+    mine.get()
+    for _ in range(3):
+        frame = send(b"c")
+        theirs.done_with(frame)
+        theirs.flush()
+        mine.fill()
+        mine.get()
+    assert bytes(part) == b"b" * 10
+    del frame, part
+    assert not theirs.keeps_many
+    mine.trim()
+    theirs.trim()
+    assert memories() == before
+
+
+# ---- the start ----------------------------------------------------------------------------------
+
+
+@pytest.mark.no_matrix
+def test_an_editable_install_with_hooks_needs_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: `needs_site` says False always."""
+
+    class Finder:
+        def find_spec(self, *args: object) -> None:
+            return None
+
+    assert not start.needs_site()
+    Finder.__module__ = "__editable___mine_finder"
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    assert start.needs_site()
+    assert "-S" not in start._command()
+    assert list(gorun.map(lambda n: "site" in sys.modules, [1], on="process"))
+
+
+@pytest.mark.no_matrix
+def test_a_worker_loads_little() -> None:
+    """A lean start: nothing of gorun, and none of what `site` and `pickle` bring.
+
+    Mutation: child.py imports contextlib.
+    """
+    warm.close()  # the ones that have imported what other tests needed
+
+    [loaded] = gorun.map(eval, ["sorted(__import__('sys').modules)"], on="process", workers=1)
+    assert not {"gorun", "site", "socket", "contextlib", "threading", "pickle"} & set(loaded)
+
+
+# ---- the pool -----------------------------------------------------------------------------------
+
+
+def ident(thing: Any) -> Any:
+    return thing
+
+
+def submit(pool: Pool, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    """A future for a call."""
+    future: Future[Any] = Future()
+
+    def done(value: Any, error: BaseException | None) -> None:
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    pool.submit(fn, args, kwargs, future.set_running_or_notify_cancel, done)
+    return future
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    pool = Pool(2)
+    yield pool
+    pool.shutdown()
+
+
+def test_calls_and_their_errors(pool: Pool) -> None:
+    """Mutation: outcomes are told by their place in the batch, of which some were dropped."""
+    futures = [submit(pool, divmod, n, 7) for n in range(500)]
+    assert [f.result(HANG) for f in futures] == [divmod(n, 7) for n in range(500)]
+    error = submit(pool, divmod, 1, 0).exception(HANG)
+    assert type(error) is ZeroDivisionError
+    assert "ZeroDivisionError" in error.__cause__.tb  # type: ignore[union-attr]
+    assert submit(pool, lambda *, a: a, a=3).result(HANG) == 3
+    blob = submit(pool, bytes.upper, b"a" * 1_000_000).result(HANG)
+    assert blob == b"A" * 1_000_000
+
+
+def test_what_cannot_travel_is_told(pool: Pool) -> None:
+    """And the pool goes on. Mutation: `submit` raises."""
+    lock = threading.Lock()
+    assert "the call of <function ident" in str(submit(pool, ident, lock).exception(HANG))
+    assert "the result of the call" in str(submit(pool, threading.Lock).exception(HANG))
+    assert submit(pool, ident, 1).result(HANG) == 1
+
+
+def test_calls_that_have_not_begun_can_be_dropped(pool: Pool, tmp_path: Path) -> None:
+    """`begin` is asked once, and its False is the end of the call.
+
+    Mutation: `take` does not look at what `begin` says.
+    """
+
+    def item(n: int) -> int:
+        note(tmp_path, n)
+        until((tmp_path / "go").exists)
+        return n
+
+    futures = [submit(pool, item, n) for n in range(20)]
+    until(lambda: len(list(tmp_path.glob("[0-9]*"))) == 2)
+    dropped = [n for n, future in enumerate(futures) if future.cancel()]
+    assert len(dropped) >= 16
+    (tmp_path / "go").touch()
+    for n, future in enumerate(futures):
+        assert n in dropped or future.result(HANG) == n
+    pool.shutdown()
+    assert not any((tmp_path / str(n)).exists() for n in dropped)
+
+
+def test_a_worker_that_dies_fails_its_call_and_is_replaced(pool: Pool) -> None:
+    """Mutation: the pool breaks."""
+    futures = [submit(pool, os._exit if n == 3 else ident, n) for n in range(8)]
+    assert [f.result(HANG) for n, f in enumerate(futures) if n != 3] == [0, 1, 2, 4, 5, 6, 7]
+    error = futures[3].exception(HANG)
+    assert isinstance(error, gorun.WorkerDied)
+    assert (error.items, error.exitcode) == (((os._exit, (3,), {}),), 3)
+
+
+def test_an_initializer_that_fails_breaks_the_pool() -> None:
+    """All calls fail with it, the later ones at `submit`. Mutation: `broke` keeps the pending."""
+
+    def begin() -> None:
+        raise OSError("no device")
+
+    pool = Pool(2, initializer=begin)
+    first = submit(pool, ident, 1)
+    assert "no device" in str(first.exception(HANG))
+    assert isinstance(pool.broken, OSError)
+    with pytest.raises(OSError, match="no device"):
+        submit(pool, ident, 2)
+    pool.shutdown()
+
+
+def test_recycling() -> None:
+    """One worker at a time, each for two calls: nobody waits for ever. Mutation: `leave` is late."""
+    pool = Pool(1, max_tasks_per_child=2)
+    pids = [f.result(HANG) for f in [submit(pool, os.getpid) for _ in range(10)]]
+    assert len(set(pids)) == 5
+    pool.shutdown()
+    assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_kill(number: int) -> None:
+    """What is not done fails, and nobody is started for it. Mutation: `take` goes on."""
+    pool = Pool(2)
+    futures = [submit(pool, time.sleep, HANG * 10) for _ in range(6)]
+    until(lambda: len(pool.pids) == 2)
+    pids = pool.pids
+    pool.kill(number)
+    assert {type(f.exception(HANG)) for f in futures} == {gorun.WorkerDied}
+    pool.shutdown()
+    assert not any(map(alive, pids))
+
+
+def test_shutdown_runs_what_is_there() -> None:
+    """Mutation: `shutdown` ends the crew at once."""
+    pool = Pool(2)
+    futures = [submit(pool, ident, n) for n in range(50)]
+    pool.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        submit(pool, ident, 1)
+    assert [f.result(HANG) for f in futures] == list(range(50))
+    pool.shutdown()
+    assert pool.pids == []
+
+
+def test_a_pool_that_nobody_holds_ends() -> None:
+    """Mutation: its thread refers to it."""
+    pool = Pool(1)
+    pid = submit(pool, os.getpid).result(HANG)
+    del pool
+    until(lambda: not alive(pid))
+
+
+def test_a_call_may_submit_when_it_is_done(pool: Pool) -> None:
+    """Callbacks run without the pool's lock. Mutation: `answer` calls `done`."""
+    last: Future[int] = Future()
+
+    def more(value: int, error: BaseException | None) -> None:
+        if value == 20:
+            last.set_result(value)
+        else:
+            pool.submit(ident, (value + 1,), {}, lambda: True, more)
+
+    pool.submit(ident, (0,), {}, lambda: True, more)
+    assert last.result(HANG) == 20
+
+
+@pytest.mark.no_matrix
+def test_a_pools_program_ends(tmp_path: Path) -> None:
+    """With a pool that is neither shut down nor through. Mutation: the thread is no daemon."""
+    script = """
+import time
+from gorun._proc.pool import Pool
+pool = Pool(2)
+for _ in range(3):
+    pool.submit(time.sleep, (3600,), {}, lambda: True, print)
+time.sleep(0.2)
+print(*pool.pids)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.strip()
+    assert not any(alive(int(pid)) for pid in ended.stdout.split())
