@@ -130,6 +130,11 @@ class Executor(futures.Executor):
         """Has `fn(*args, **kwargs)` called by a worker, and gives a Future of what it returns.
 
         RuntimeError after shutdown and at interpreter exit; a BrokenExecutor when broken.
+
+        >>> import gorun
+        >>> with gorun.Executor(1) as executor:
+        ...     executor.submit(divmod, 7, 2).result()
+        (3, 1)
         """
         future: Future[T] = Future()
         self._put((future, fn, args, kwargs))
@@ -150,6 +155,12 @@ class Executor(futures.Executor):
         TimeoutError. `chunksize`: how many items a process takes at a time; no effect on threads.
         An error ends the iterator; what has not begun by then is cancelled. For a lazy map that
         sizes its own chunks see `gorun.map`.
+
+        >>> import gorun, itertools
+        >>> with gorun.Executor(1) as executor:
+        ...     squares = executor.map(pow, itertools.count(), itertools.repeat(2), buffersize=8)
+        ...     next(squares), next(squares), next(squares)
+        (0, 1, 4)
         """
         if self._on == "process":
             return chunked(self, fn, iterables, timeout, chunksize, buffersize)
@@ -159,6 +170,13 @@ class Executor(futures.Executor):
         """Accepts no more calls; what is pending is run, or cancelled with `cancel_futures`.
 
         `wait` waits until every worker has left. At interpreter exit that is waited for anyway.
+
+        >>> import gorun
+        >>> executor = gorun.Executor(1)
+        >>> future = executor.submit(abs, -1)
+        >>> executor.shutdown()
+        >>> future.done()
+        True
         """
         team = self._team
         team.close(_shut)
@@ -173,6 +191,12 @@ class Executor(futures.Executor):
         Processes get SIGTERM, and their calls fail as those of a worker that died. On a thread a
         call is cut at its next gorun operation and fails with GoroutineCancelled; one that never
         comes to any runs to its end. From 3.14's ProcessPoolExecutor.
+
+        >>> import gorun
+        >>> executor = gorun.Executor(1)
+        >>> future = executor.submit(gorun.sleep, 60)
+        >>> executor.terminate_workers()
+        >>> executor.shutdown()
         """
         self.shutdown(wait=False, cancel_futures=True)
         self._team.stop(kill=False)
@@ -183,6 +207,13 @@ class Executor(futures.Executor):
         Processes get SIGKILL. On threads their futures have a BrokenThreadPool error; a call that
         cannot be cut keeps its thread until it returns, what it returns is dropped, and the exit
         does not wait for it.
+
+        >>> import gorun
+        >>> executor = gorun.Executor(1, on="process")
+        >>> executor.kill_workers()
+        >>> executor.submit(abs, -1)
+        Traceback (most recent call last):
+        RuntimeError: cannot schedule new futures after shutdown
         """
         self.shutdown(wait=False, cancel_futures=True)
         self._team.stop(kill=True)
