@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.model import Row
 
 from . import (
+    executors,
     functions,
     gosched,
     handoff,
@@ -28,6 +29,7 @@ ROWS: tuple[Row, ...] = (
     handoff.ROW,
     parked.IDLE,
     *scaling.ROWS,
+    *executors.ROWS,
     mapjob.ROW,
 )
 
