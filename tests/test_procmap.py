@@ -425,11 +425,18 @@ def test_what_a_worker_prints_comes_before_its_result() -> None:
     """Standard output is the parent's, and flushed. Mutation: `flush_output` does nothing."""
     out = _child.run(
         """
-        for n in gorun.map(lambda n: print("item", n), range(3), on="process", workers=1, buffer=1):
-            print("result", flush=True)
-        """
+        def item(n):
+            sys.stdout.write(f"item {n}\\n")
+            return n
+        for n in gorun.map(item, range(3), on="process", workers=1):
+            print(f"result {n}\\n", end="", flush=True)
+        """,
+        PYTHONUNBUFFERED="",  # else the two cut into each other's lines
     ).out
-    assert out.splitlines() == [line for n in range(3) for line in (f"item {n}", "result")]
+    lines = out.splitlines()
+    assert sorted(lines) == [f"{what} {n}" for what in ("item", "result") for n in range(3)]
+    for n in range(3):
+        assert lines.index(f"item {n}") < lines.index(f"result {n}")
 
 
 # ---- who waits ----------------------------------------------------------------------------------

@@ -199,9 +199,36 @@ def test_items_of_its_batch_that_were_not_begun_are_run() -> None:
 
     found = list(pmap(item, range(8), errors="return", chunk=4))
     assert [f if isinstance(f, int) else (f.items, f.exitcode) for f in found] == [
-        *[((0, 1, 2), -9)] * 3,
+        *range(2),
+        ((2,), -9),
         *range(3, 8),
     ]
+
+
+def test_outcomes_of_its_batch_that_were_not_sent_are_told() -> None:
+    """Results and errors of the items before; those that had no room there died with it.
+
+    Mutations: `log` notes nothing; it notes what the helper has sent; it has room for all.
+    """
+
+    def item(n: int) -> bytes:
+        if n == 6:
+            os._exit(1)
+        if n == 3:
+            raise ValueError(n)
+        return bytes(100_000 if n == 4 else 10)
+
+    found = list(pmap(item, range(10), errors="return", chunk=10, workers=1))
+    assert [len(f) if isinstance(f, bytes) else type(f) for f in found] == [
+        *[10] * 3,
+        ValueError,
+        gorun.WorkerDied,
+        10,
+        gorun.WorkerDied,
+        *[10] * 3,
+    ]
+    assert found[6].items == (4, 6)
+    assert found[3].__cause__ is not None
 
 
 def test_raise_says_that_a_worker_died() -> None:

@@ -11,6 +11,8 @@ from . import (
     handoff,
     mapjob,
     parked,
+    parse,
+    procmap,
     scaling,
     sleep,
     sleepers,
@@ -31,6 +33,8 @@ ROWS: tuple[Row, ...] = (
     *scaling.ROWS,
     *executors.ROWS,
     mapjob.ROW,
+    *parse.ROWS,
+    *procmap.ROWS,
 )
 
 

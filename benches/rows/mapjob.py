@@ -37,7 +37,9 @@ def job(n: int) -> tuple[Path, int]:
         return path, sum(map(pack, lines))
 
 
-def command(*commands: tuple[str, ...]) -> Callable[[int], Sample]:
+def command(
+    *commands: tuple[str, ...], job: Callable[[int], tuple[Path, int]] = job
+) -> Callable[[int], Sample]:
     """Run the commands at the same time, the input appended to each; add up what they print."""
 
     def run(n: int) -> Sample:

@@ -11,7 +11,9 @@ Who does what
 - Items and outcomes lie in two deques, whose ends are taken by single operations: an item is run
   or given back, and an outcome is sent by one of the two threads.
 - Before each item its place in the batch goes into a page that the parent maps: it is how a parent
-  knows which items a dead worker had begun.
+  knows which items a dead worker had begun. In batches of up to LOGGED items the outcomes go there
+  too, each by itself, so that a death costs the one item that was at work; in longer ones, of items
+  that take some microseconds, that would cost more than the items.
 
 The end: the lifeline is a pipe that only the parent could write to. When its end is closed, because
 the parent closed it or is gone, the kernel sends SIGKILL (F_SETSIG): also to a worker that computes
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from gorun._proc import wire
 else:
     wire = sys.modules["_gorun_wire"]
+
+LOGGED = 128  # items
 
 F_SETSIG = 10  # Linux; the fcntl module does not name it on every version
 
@@ -77,21 +81,27 @@ def persistent(fn: Callable[..., Any], retries: int) -> Callable[..., Any]:
 class Batch:
     """The items of one batch, and what came of them."""
 
-    def __init__(self, number: int, items: list[Any], page: memoryview | None) -> None:
+    def __init__(self, number: int, items: list[Any], worker: Worker) -> None:
         self.number = number
         self.items = deque(items)
+        self._worker = worker
+        self._log = wire.LOG if 1 < len(items) <= LOGGED else 0
+        page = worker.page
         self.done: deque[Any] = deque()
         self.ended = False  # the last item has been taken, by whomever
         self.failed = False  # some outcome is a Failed
         self._page = page
         if page is not None:
-            page[1] = 0
+            page[1] = page[2] = 0
             page[0] = number
 
     def taken(self) -> Iterator[Any]:
         """The items, each noted before it is run."""
         pop, page, begun = self.items.popleft, self._page, 0
+        log = self.log if self._log and page is not None else None
         while True:
+            if log is not None and begun:
+                log(begun - 1)
             try:
                 item = pop()
             except IndexError:
@@ -102,6 +112,28 @@ class Batch:
                 page[1] = begun
             yield item
             item = None  # or it would live as long as the next one runs
+
+    def log(self, place: int) -> None:
+        """Notes the outcome of an item, if it is there, can be pickled, and has room."""
+        try:
+            value = self.done[-1]
+            if type(value) is Failed:
+                value = pack_error(value.error, self._worker, keep=True)
+                data, _ = wire.dumps((False, value), self._worker.by_value)
+            else:
+                data, buffers = wire.dumps((True, value), self._worker.by_value)
+                if buffers:
+                    return
+            at = self._log
+            end = at + wire.ENTRY.size + len(data)
+            whole, page = self._worker.memory, self._page
+            if end <= wire.PAGE and page is not None and whole is not None:
+                wire.ENTRY.pack_into(whole, at, place, len(data))
+                whole[at + wire.ENTRY.size : end] = data
+                self._log = end
+                page[2] = end - wire.LOG
+        except Exception:
+            return
 
     def run(self, job: Job) -> None:
         """Runs all items that nobody takes back."""
@@ -121,9 +153,10 @@ class Batch:
 class Worker:
     """The one worker of this process."""
 
-    def __init__(self, sock: Any, tokens: int, control: int, page: memoryview | None) -> None:
+    def __init__(self, sock: Any, tokens: int, control: int, memory: Any) -> None:
         self.wire = wire.Wire(sock)
-        self.tokens, self.control, self.page = tokens, control, page
+        self.tokens, self.control, self.memory = tokens, control, memory
+        self.page = None if memory is None else memoryview(memory).cast("Q")
         self.by_value: tuple[bytes, ...] = (b"__main__",)
         self.keep: float | None = None  # seconds without work until it ends
         self.job: Job | None = None
@@ -220,7 +253,7 @@ class Worker:
             self.wire.done_with(frame)
             self.send(wire.BAD, frame.number, 1, ("", pack_error(error, self)))
             return
-        batch = Batch(frame.number, items, self.page)
+        batch = Batch(frame.number, items, self)
         del items
         if len(batch.items) > 1 and not self.helped:
             self.helped = True
@@ -342,12 +375,18 @@ def flush_output() -> None:
             pass
 
 
-def pack_error(error: BaseException, worker: Worker) -> tuple[str, Any, Any, str]:
-    """An exception as it travels: whole, else its parts, else its text; and its traceback."""
+def pack_error(
+    error: BaseException, worker: Worker, keep: bool = False
+) -> tuple[str, Any, Any, str]:
+    """An exception as it travels: whole, else its parts, else its text; and its traceback.
+
+    Nothing is left for the exception to hold, unless it is to be packed again (`keep`).
+    """
     import traceback
 
     text = "".join(traceback.format_exception(error))
-    error.__traceback__ = error.__context__ = error.__cause__ = None
+    if not keep:
+        error.__traceback__ = error.__context__ = error.__cause__ = None
     kind = type(error)
     try:
         data, _ = wire.dumps(error, worker.by_value)
@@ -394,11 +433,11 @@ def main(fds: list[int]) -> NoReturn:
         if fd >= 0:
             os.set_inheritable(fd, False)
     tie_to_parent(lifeline)
-    view = None
+    memory = None
     if page >= 0:
         import mmap
 
-        view = memoryview(mmap.mmap(page, mmap.PAGESIZE)).cast("Q")
+        memory = mmap.mmap(page, wire.PAGE)
         os.close(page)
-    Worker(socket(fileno=sock), tokens, control, view).main()
+    Worker(socket(fileno=sock), tokens, control, memory).main()
     sys.exit(0)  # as a program ends: exit handlers, flushed output

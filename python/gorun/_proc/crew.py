@@ -19,9 +19,10 @@ Skew. A batch is sized by what items took so far (sizing.py), and items may turn
 - While a worker is idle and the client has nothing, the batches that others have not begun are taken
   back and dealt again.
 
-Death. A dead worker's batch fails where it was begun, item by item; the rest goes back. A batch that
-was being unpickled when the worker died goes back item by item, and an item that was alone then
-fails. Where workers die before they were ready, START_TRIES times in a row, the crew is broken.
+Death. Of a dead worker's batch, outcomes that it had noted are told, what else was begun fails, the
+rest goes back. A batch that was being unpickled when the worker died goes back item by item, and an
+item that was alone then fails. Where workers die before they were ready, START_TRIES times in a row,
+the crew is broken.
 
 The end: idle workers are kept for the next map (warm.py) if they have no state of this one, the
 others are killed. Fork: the child's crew is broken. Exit: warm.py.
@@ -472,8 +473,14 @@ class Crew:
             begun = max(batch.answered, worker.begun(batch))
             if begun > batch.answered:
                 lost = True
-                at = slice(batch.answered, begun)
-                fallen.append((batch.numbers[at], batch.items[at]))
+                logged = worker.logged(batch)
+                for place in range(batch.answered, begun):
+                    if place in logged:
+                        self._answer_logged(batch.numbers[place], *logged[place])
+                places = [p for p in range(batch.answered, begun) if p not in logged]
+                fallen.append(
+                    ([batch.numbers[p] for p in places], [batch.items[p] for p in places])
+                )
             elif batch.answered == 0 and worker.ready:  # it was being unpickled
                 lost = True
                 if len(batch.items) == 1:
@@ -487,6 +494,8 @@ class Crew:
         for batch in reversed(back + unbegun):
             self._client.back(batch.numbers, batch.items)
         for numbers, items in fallen:
+            if not numbers:  # it died between two items, or after the last
+                continue
             self._client.died(numbers, items, worker.exitcode)
         if not (ready or lost or leaving):
             self._failed_starts += 1
@@ -499,6 +508,14 @@ class Crew:
                         "return?"
                     )
                 )
+
+    def _answer_logged(self, number: int, good: bool, value: Any) -> None:
+        """Tells an outcome that a dead worker had noted."""
+        if good:
+            self._client.answer([number], [value], {})
+        else:
+            error = unpack_error(value, self._client.name(number))
+            self._client.answer([number], [None], {0: error})
 
     def _drop(self, worker: Worker, kill: bool) -> None:
         """Lets go of a worker."""

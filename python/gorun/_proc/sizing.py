@@ -2,8 +2,8 @@
 
 A message costs the parent some 50 us, an item anything. So a batch is to take TARGET seconds, by
 what the items before have taken. It is held back by three things:
-- what is known: a sixteenth of what has been done, at most. The first items go alone, so that a
-  worker that dies early takes nobody along, and one long item cannot stand behind short ones.
+- what is known: an eighth of what has been done, at most. The first items go alone, so that one
+  long item cannot stand behind short ones.
 - what is left, where that is known: half of a fair share (factoring, Hummel et al. 1992).
 - bytes: a batch of big items is no cheaper than one of them.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 TARGET = 2e-3  # seconds
 LARGEST = 1 << 14  # items
 BYTES = 1 << 20
-LEARN = 16  # items done for each one in a batch
+LEARN = 8  # items done for each one in a batch
 
 
 class Sizing:

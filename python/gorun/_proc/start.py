@@ -58,7 +58,7 @@ def start(share: int) -> Ends:
     life_out, life_in = os.pipe()
     token_out, token_in = os.pipe()
     control_out, control_in = os.pipe()
-    page = wire.memory(4096)
+    page = wire.memory(wire.PAGE)
     given = [others.fileno(), life_out, token_out, control_out]
     if page is not None:
         given.append(page)

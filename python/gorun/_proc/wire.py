@@ -42,6 +42,12 @@ HEADER = struct.Struct("<IIQQQII")
 SIZES = "<{}Q"
 ALIGNED = 64
 
+# The page that a worker and its parent share: number of the batch, items begun, bytes of the log; then
+# the log, entry after entry: place in the batch, bytes of the pickled outcome, the outcome.
+PAGE = 1 << 16
+LOG = 64  # where it begins
+ENTRY = struct.Struct("<II")
+
 INLINE = 1 << 16  # bytes of a body that the socket carries
 OUT_OF_BAND = 1 << 14  # bytes from which a buffer is not copied into the pickle
 SMALLEST_SEGMENT = 1 << 18

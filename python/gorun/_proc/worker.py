@@ -10,6 +10,7 @@ import os
 import pickle
 import select
 import signal
+import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from contextlib import suppress
 from typing import Any
 
 from gorun._proc import start, wire
+
+_HEAD = struct.Struct("<QQQ")  # of the page: see wire.py
 
 REAP_SECONDS = 0.5  # that a killed process may take to be gone
 
@@ -54,7 +57,7 @@ class Worker:
         if self._ends.page is not None:
             import mmap
 
-            self._page = mmap.mmap(self._ends.page, 4096)
+            self._page = mmap.mmap(self._ends.page, wire.PAGE)
             os.close(self._ends.page)
         self._last = 0
         self._told: dict[str, object] = {}
@@ -117,10 +120,24 @@ class Worker:
         """How many items of a batch a dead worker had begun."""
         if self._page is None:
             return len(batch.items) if batch is self.batches[0] else 0
-        view = memoryview(self._page).cast("Q")
-        number, count = view[0], view[1]
-        view.release()
+        number, count, _ = _HEAD.unpack_from(self._page)
         return min(count, len(batch.items)) if number == batch.number else 0
+
+    def logged(self, batch: Batch) -> dict[int, Any]:
+        """What a dead worker had noted of the outcomes of a batch, by their places."""
+        found: dict[int, Any] = {}
+        if self._page is None:
+            return found
+        number, _, size = _HEAD.unpack_from(self._page)
+        at = wire.LOG
+        end = at + size if number == batch.number else at
+        while at < end:
+            place, length = wire.ENTRY.unpack_from(self._page, at)
+            at += wire.ENTRY.size
+            with suppress(Exception):  # then it is one more that was lost
+                found[place] = pickle.loads(self._page[at : at + length])
+            at += length
+        return found
 
     def dead(self) -> bool:
         """Whether it has ended; then `exitcode` is there."""
