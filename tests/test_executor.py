@@ -619,7 +619,9 @@ def test_exit_waits_for_what_is_pending(first: str, wait: str) -> None:
     script = f"""
         def say(n):
             gorun.sleep(0.02)
-            gorun.go(time.sleep, 0.01).result()
+            # 3.12.0 and 3.12.1 start no thread any more once the exit begins (gh-113964).
+            if not (3, 12) <= sys.version_info < (3, 12, 2):
+                gorun.go(time.sleep, 0.01).result()
             print(n)
         executor = gorun.Executor(1)
         for n in range(5):
