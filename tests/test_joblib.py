@@ -65,13 +65,23 @@ def test_generators(on: str, kind: str) -> None:
 def test_generator_left_early(on: str) -> None:
     """Nothing is left behind (the leak check sees workers).
 
-    Mutation: `terminate` that ends nobody.
+    Mutation: `submit` without the callback.
     """
     results = Parallel(n_jobs=2, return_as="generator")(delayed(abs)(-n) for n in range(100))
     assert next(results) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # joblib says what was for nothing, if much
         results.close()
+
+
+def test_workers_end_with_the_call(on: str) -> None:
+    """A `Parallel` that is kept keeps no workers.
+
+    Mutation: `terminate` that keeps the executor.
+    """
+    parallel = Parallel(n_jobs=2)
+    assert parallel(delayed(abs)(n) for n in range(10)) == list(range(10))
+    assert parallel._backend._executor is None
 
 
 def test_errors(on: str) -> None:

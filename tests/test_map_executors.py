@@ -16,7 +16,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from concurrent.futures.process import _RemoteTraceback
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from gorun._map import executors
 pytestmark = pytest.mark.no_matrix
 
 LONG = 30.0
+
+resource_tracker.ensure_running()  # a ProcessPoolExecutor would leave it behind
 
 MAKERS: dict[str, Callable[[], Executor]] = {
     "ThreadPoolExecutor": lambda: ThreadPoolExecutor(2),
@@ -41,10 +43,6 @@ MAKERS: dict[str, Callable[[], Executor]] = {
 def on(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with MAKERS[request.param]() as executor:
         yield executor
-    if request.param == "ProcessPoolExecutor":
-        from multiprocessing import resource_tracker
-
-        resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # a process is left
 
 
 class Recorder(Executor):
@@ -229,23 +227,31 @@ def test_broken_executor() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as on:
         with pytest.raises(gorun.WorkerDied, match="item"):
             list(gorun.map(_dies_at, range(10), on=on, chunk=1))
-    from multiprocessing import resource_tracker
-
-    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def test_closed_early() -> None:
-    """What has not begun is cancelled with the executor; the executor lives on.
+    """What is with the executor and has not begun is cancelled at the map's end, however that comes.
 
     Mutation: `cancel` that cancels nothing.
     """
-    with ThreadPoolExecutor(1) as on:
-        gate = threading.Event()
-        results = gorun.map(lambda n: gate.wait(LONG) if n else n, range(100), on=on, chunk=1)
-        assert next(results) == 0
-        results.close()
-        gate.set()
-        assert on.submit(abs, -1).result(LONG) == 1
+
+    class Stuck(Executor):
+        """Begins nothing."""
+
+        _max_workers = 2
+
+        def __init__(self) -> None:
+            self.calls: list[Future[Any]] = []
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            self.calls.append(Future())
+            return self.calls[-1]
+
+    on = Stuck()
+    with pytest.raises(TimeoutError):
+        next(gorun.map(abs, range(100), on=on, chunk=1, timeout=0.05))
+    assert len(on.calls) == 2 * executors.WINDOW
+    assert all(call.cancelled() for call in on.calls)
 
 
 def test_cancelled_by_others() -> None:
