@@ -1,6 +1,7 @@
 """What the tests of worker processes share: functions that a worker can import, and waiting.
 
-A test's own functions travel by value, as its module is none that a worker could import.
+A test's own functions travel by reference where the tests are importable (`python -m pytest` puts the
+folder on the path), else by value (`pytest`). Both have to work.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import time
 import types
 from collections import Counter, deque
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,9 @@ class Snapshot:
                 yield f"a thread is left that Python does not know: {name!r} ({task})"
 
     def _processes(self) -> Iterator[str]:
-        for child in _children() - self.children - set(warm.idle_pids()):
+        # multiprocessing's tracker stays, once it was needed.
+        kept = {*warm.idle_pids(), resource_tracker._resource_tracker._pid}
+        for child in _children() - self.children - kept:
             yield f"a process is left: {child}"
         if (extra := _memories() - len(warm.idle_pids()) - self.memories) > 0:
             yield f"{extra} pieces of shared memory more than before the test"

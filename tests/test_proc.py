@@ -21,6 +21,7 @@ from tests._procs import HANG, alive, note, until
 
 import gorun
 from gorun._proc import start, warm, wire
+from gorun._proc.codec import Codec
 from gorun._proc.pool import Pool
 from gorun._proc.sizing import LARGEST, Sizing
 
@@ -179,6 +180,37 @@ def test_a_segment_is_used_again_once_it_is_free(wires: tuple[wire.Wire, wire.Wi
     mine.trim()
     theirs.trim()
     assert memories() == before
+
+
+@pytest.mark.no_matrix
+def test_batches_that_were_taken_back_are_not_run() -> None:
+    """However many came to a worker that was held up, it runs the one that was left.
+
+    Mutation: a token is the last byte of the number.
+    """
+    codec = Codec()
+    worker = warm.start(1, "test")
+    try:
+        worker.take_job(1, codec.job(ident, None, ()), 0)
+        while not worker.wire.flush():
+            time.sleep(0.001)
+        frame = take(worker.wire)
+        assert frame.kind == wire.READY
+        worker.signal(signal.SIGSTOP)
+        for n in range(300):
+            worker.send([n], [n], codec.dumps([n]))
+            worker.wire.flush()
+            [batch] = worker.regain()
+            assert batch.numbers == [n]
+        worker.send([300], [300], codec.dumps([300]))
+        worker.signal(signal.SIGCONT)
+        while not worker.wire.flush():
+            time.sleep(0.001)
+        frame = take(worker.wire)
+        assert (frame.kind, frame.number) == (wire.DONE, 301)
+        assert pickle.loads(frame.data)[0] == [300]
+    finally:
+        warm.stop(worker, kill=True)
 
 
 # ---- the start ----------------------------------------------------------------------------------

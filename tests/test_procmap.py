@@ -494,6 +494,25 @@ def test_progress_counts_every_item_once() -> None:
     assert done == sorted(set(done))
 
 
+def test_modules_behind_modules_that_workers_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a function's helpers need, and the class of an item that nothing else tells of.
+
+    Mutations: `dumps_all` looks once; a batch that could not be unpickled is not looked at.
+    """
+    deep, near = type(sys)("gorun_test_deep"), type(sys)("gorun_test_near")
+    for module in (deep, near):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec("class Thing:\n    n = 3\ndef helper(n): return n + Thing.n", deep.__dict__)
+    exec("from gorun_test_deep import helper\ndef far(n): return helper(n)", near.__dict__)
+    far = near.far
+
+    def item(n: int) -> int:
+        return int(far(n))
+
+    assert list(pmap(item, range(3))) == [3, 4, 5]
+    assert list(pmap(getattr, [deep.Thing()] * 3, ["n"] * 3)) == [3, 3, 3]
+
+
 def test_functions_are_looked_up_where_workers_would() -> None:
     """The standard library and gorun are within reach, this module is what it is.
 

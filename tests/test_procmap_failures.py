@@ -22,7 +22,7 @@ from tests import _child
 from tests._procs import HANG, alive, note, until
 
 import gorun
-from gorun._proc import warm
+from gorun._proc import crew, warm
 
 pmap = functools.partial(gorun.map, on="process")
 
@@ -401,6 +401,67 @@ def test_close_from_another_thread_ends_a_wait() -> None:
     timer.join()
 
 
+class Interrupt(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.no_matrix
+def test_a_wait_that_a_signal_cuts_has_changed_nothing(tmp_path: Path) -> None:
+    """The exception comes out of `next`, and another `next` goes on.
+
+    Mutation: `_advance` ends the map for every exception.
+    """
+
+    def handler(signum: int, frame: object) -> None:
+        raise Interrupt
+
+    def item(n: int) -> int:
+        note(tmp_path, f"begun{n}")
+        until((tmp_path / "go").exists)
+        return n
+
+    usual = signal.signal(signal.SIGUSR1, handler)
+    try:
+        m = pmap(item, range(4), workers=2)
+        main = threading.get_ident()
+
+        def interrupt() -> None:
+            until(lambda: len(list(tmp_path.glob("begun*"))) == 2)
+            time.sleep(0.2)  # by then it waits
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(Interrupt):
+            next(m)
+        thread.join()
+        (tmp_path / "go").touch()
+        assert list(m) == [0, 1, 2, 3]
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
+
+
+def test_one_that_comes_in_the_middle_of_our_work_ends_the_map(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes out of `next`; the next one says that the map is lost, and nothing hangs.
+
+    Mutation: `_hurt` does nothing.
+    """
+    m = pmap(abs, range(-50, 0), workers=2)
+    assert next(m) == 50
+
+    def cut(self: Any, *args: Any) -> None:
+        monkeypatch.undo()
+        raise Interrupt
+
+    monkeypatch.setattr(crew.Crew, "_take_in", cut)
+    with pytest.raises(Interrupt):
+        list(m)
+    with pytest.raises(RuntimeError, match=r"lost to Interrupt\(\)"):
+        list(m)
+
+
 @pytest.mark.no_matrix
 def test_ctrl_c_stops_all(tmp_path: Path) -> None:
     """SIGINT for the whole group, as a terminal sends it: one KeyboardInterrupt, no worker left.
@@ -461,7 +522,7 @@ def test_no_worker_outlives_the_interpreter() -> None:
     """Idle ones, and those of a map that is not through. Mutation: no handler at exit."""
     out = _child.run(
         """
-        from gorun._proc import warm
+        from gorun._proc import crew, warm
         list(gorun.map(abs, range(3), on="process"))
         m = gorun.map(time.sleep, [0, 3600, 3600], on="process", workers=3)
         next(m)
@@ -477,7 +538,7 @@ def test_a_forked_child_starts_its_own() -> None:
     """A child has none of its parent's workers, and harms none. Mutation: `_forget` is not called."""
     out = _child.run(
         """
-        from gorun._proc import warm
+        from gorun._proc import crew, warm
         m = gorun.map(abs, range(-100, 0), on="process", buffer=4)
         next(m)
         before = set(warm.pids())

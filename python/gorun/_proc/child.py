@@ -2,8 +2,8 @@
 
 Who does what
 - The main thread reads frames, runs what they bring and sends what came of it.
-- A batch is begun with a token: one byte, the batch's number, that the parent wrote into a pipe
-  that both read from. A parent that wants a batch back reads its token itself; whoever has got it
+- A batch is begun with a token: the batch's number, that the parent wrote into a pipe that both
+  read from. A parent that wants a batch back reads its token itself; whoever has got it
   has the batch. That needs nobody's cooperation: the worker may be stuck in native code.
 - A helper thread serves the parent's wish for what is left of a batch that takes long: it sends the
   results that are there, and gives back the items that are not begun. It needs the interpreter, so
@@ -238,7 +238,7 @@ class Worker:
 
     def do_batch(self, frame: Any) -> None:
         """Runs a batch, unless the parent has taken it back."""
-        if not self.may_begin(frame.number & 0xFF):
+        if not self.may_begin(frame.number):
             self.wire.done_with(frame)
             return
         job = self.job
@@ -270,8 +270,8 @@ class Worker:
         """Takes the batch's token, if it is there."""
         if self.token is None:
             try:
-                self.token = os.read(self.tokens, 1)[0]
-            except (BlockingIOError, IndexError):
+                (self.token,) = wire.TOKEN.unpack(os.read(self.tokens, wire.TOKEN.size))
+            except BlockingIOError:
                 return False
         if self.token != number:
             return False
@@ -280,10 +280,10 @@ class Worker:
 
     def help(self) -> None:
         """Gives the rest of a batch back, each time that the parent asks for it."""
-        while (asked := os.read(self.control, 1)) != b"":
+        while (asked := os.read(self.control, wire.TOKEN.size)) != b"":
             with self.sending:
                 batch = self.batch
-                if batch is None or batch.number & 0xFF != asked[0]:
+                if batch is None or wire.TOKEN.pack(batch.number) != asked:
                     continue
                 back = 0
                 try:

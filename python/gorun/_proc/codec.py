@@ -2,7 +2,9 @@
 
 Plain pickle where it does: by reference, fast. cloudpickle (by value) for lambdas, closures, and for
 what belongs to `__main__` or to a module that a worker cannot import: there is no such module there,
-or another one. A pickle that names such a module is made again by value (wire.py, `dumps`).
+or another one. A pickle that names such a module is made again by value (wire.py, `dumps`). Which those
+are is found in what a function's pickle names, by value or by reference; for items, when a worker
+could not unpickle one.
 
 Exceptions keep their type and get the worker's traceback as `__cause__`. Where one cannot be
 unpickled, its type, `args` and attributes are put together again without its constructor; where
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import pickletools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -59,6 +62,25 @@ class Codec:
                 self._modules.append(module)
                 self.by_value = (*self.by_value, module.__name__.encode())
 
+    def learn_from(self, data: bytes) -> bool:
+        """Finds out what a worker could not import for a pickle; True if that is news."""
+        known = len(self._modules)
+        for name in _strings(data):
+            module = sys.modules.get(name)
+            if module is not None and name not in self._seen and name != "__main__":
+                self._seen.add(name)
+                if not _in_reach(name, module):
+                    self._modules.append(module)
+                    self.by_value = (*self.by_value, name.encode())
+        return len(self._modules) > known
+
+    def dumps_all(self, thing: Any) -> tuple[bytes, list[memoryview]]:
+        """As `dumps`, with all that it names, and what that names in turn."""
+        while True:
+            packed = self.dumps(thing)
+            if not self.learn_from(packed[0]):
+                return packed
+
     def dumps(self, thing: Any) -> tuple[bytes, list[memoryview]]:
         """The pickle of `thing` and its large buffers."""
         if not self._modules:
@@ -77,7 +99,7 @@ class Codec:
     ) -> tuple[bytes, list[memoryview]]:
         """What a worker is to do; `fn` None: calls that bring their function along."""
         try:
-            packed, buffers = self.dumps((fn, initializer, initargs))
+            packed, buffers = self.dumps_all((fn, initializer, initargs))
         except Exception:
             for what, thing in (
                 ("function", fn),
@@ -160,6 +182,11 @@ def _out_of_reach(things: Iterable[Any]) -> list[ModuleType]:
         if module is not None and name != "__main__" and not _in_reach(name, module):
             found[name] = module
     return list(found.values())
+
+
+def _strings(data: bytes) -> set[str]:
+    """The strings in a pickle: the names of its modules are among them."""
+    return {arg for _, arg, _ in pickletools.genops(data) if isinstance(arg, str)}
 
 
 def _in_reach(name: str, module: ModuleType) -> bool:

@@ -164,7 +164,11 @@ class Crew:
         self._check_process()
         due = self._due
         with self._turn:
-            self._deal()
+            try:
+                self._deal()
+            except BaseException as error:
+                self._hurt(error)
+                raise
         if due is None and self._due is not None and self.in_background:
             self.wake()  # it waits without an end
         self._after()
@@ -181,8 +185,12 @@ class Crew:
         except (ValueError, OSError):  # it was closed meanwhile
             return
         with self._turn:
-            if not self._tidied and not warm.is_over():
-                self._see(events)
+            try:
+                if not self._tidied and not warm.is_over():
+                    self._see(events)
+            except BaseException as error:
+                self._hurt(error)
+                raise
         self._after()
 
     def background(self) -> None:
@@ -202,7 +210,7 @@ class Crew:
                     if left > 0:
                         nearest = min(nearest, left)
                         continue
-                    self._read(worker)  # it may have just made it
+                    self._read(worker, everything=True)  # it may have just made it
                     if not worker.batches:
                         continue
                     late += worker.batches.popleft().numbers
@@ -265,9 +273,13 @@ class Crew:
         return 1 if self._timed or each == 0 or (each > LONG and not self._eager) else 2
 
     def _has_room(self, worker: Worker) -> bool:
-        return (
-            len(worker.batches) < self._depth() and not worker.leaving and not worker.wire.unsent
-        ) or (not worker.batches and not worker.leaving)
+        if worker.leaving:
+            return False
+        if not worker.batches:
+            return True
+        if len(worker.batches) >= self._depth() or worker.wire.unsent:
+            return False
+        return _clock() < worker.batches[0].since + HELD  # else it would be taken back soon
 
     def _start(self) -> Worker | None:
         try:
@@ -303,6 +315,7 @@ class Crew:
         data, buffers = packed
         self._sizing.sent(len(items), len(data) + sum(b.nbytes for b in buffers))
         worker.send(numbers, items, packed)
+        worker.batches[-1].known = len(self._codec.by_value)
         if worker.left == 0:
             worker.leave()
         self._flush(worker)
@@ -336,7 +349,7 @@ class Crew:
             if worker is None:
                 continue
             if fd == worker.pidfd:
-                self._read(worker)
+                self._read(worker, everything=True)
                 if worker in self._team and worker.dead():
                     self._bury(worker)
                 continue
@@ -347,7 +360,7 @@ class Crew:
         self._deal()
         self._balance()
 
-    def _read(self, worker: Worker) -> bool:
+    def _read(self, worker: Worker, everything: bool = False) -> bool:
         """Takes what a worker has sent; False at the end of its stream."""
         alive = True
         while alive:
@@ -361,6 +374,8 @@ class Crew:
                 self._take_in(worker, frame)
                 if worker not in self._team:
                     return True
+            if not (everything or worker.wire.may_have_more):
+                break  # what comes now will be told
         return alive
 
     def _take_in(self, worker: Worker, frame: wire.Frame) -> None:
@@ -380,6 +395,10 @@ class Crew:
                 self._break(error)
                 return
             batch = worker.batches.popleft()
+            self._learn_from(batch.items)
+            if batch.known < len(self._codec.by_value):
+                self._client.back(batch.numbers, batch.items)
+                return
             if len(batch.items) > 1:
                 self._one_by_one(batch.numbers, batch.items)
                 return
@@ -387,6 +406,11 @@ class Crew:
             error = unpack_error(packed, name)
             error.add_note(f"({name} could not be unpickled in the worker process)")
             self._client.answer(batch.numbers, [None], {0: error})
+
+    def _learn_from(self, items: list[Any]) -> None:
+        """Looks for another way to send items that a worker could not unpickle."""
+        with suppress(Exception):  # they have been pickled before, but who knows
+            self._codec.learn_from(self._codec.dumps(items)[0])
 
     def _take_outcomes(self, worker: Worker, frame: wire.Frame) -> None:
         batch = worker.batches[0]
@@ -531,6 +555,12 @@ class Crew:
             self.broken = error
             self._client.broke(error)
 
+    def _hurt(self, error: BaseException) -> None:
+        """Breaks the crew: what a signal handler raises, say, may have come in the middle."""
+        told = RuntimeError(f"the worker processes were lost to {error!r}")
+        told.__cause__ = error
+        self._break(told)
+
     def _after(self) -> None:
         """Without the turn: tells the client, and tidies up if that is due and nobody has it."""
         while self.ended and not self._tidied and self._turn.acquire(blocking=False):
@@ -572,13 +602,7 @@ class Crew:
         while not (self._tidied or warm.is_over()):
             try:
                 self.serve(None)
-            except Exception as error:  # nobody would hear of it, and all would wait
-                if warm.is_over():
-                    return
-                told = RuntimeError(f"gorun lost its worker processes: {error!r}")
-                told.__cause__ = error
-                with self._turn:
-                    self._break(told)
+            except Exception:  # whose crew it is has been told
                 self.end()
 
     def _check_process(self) -> None:
@@ -588,6 +612,8 @@ class Crew:
             raise RuntimeError("the interpreter is ending, and its worker processes have gone")
 
     def __del__(self) -> None:
+        if not hasattr(self, "_pid"):  # it was never whole
+            return
         if self._pid == os.getpid() and not self._tidied:
             self.ended = True
             self._tidy()

@@ -145,6 +145,7 @@ class _Calls:
         self._known: dict[int, _Call] = {}
         self._pending: deque[int] = deque()
         self._told: deque[tuple[_Call, Any, BaseException | None]] = deque()
+        self._types: set[Any] = set()  # of what has been sent; and the modules of functions
         self._closing = False
         self._killed: WorkerDied | None = None
         self._lock = threading.Lock()  # of submit against shutdown
@@ -195,7 +196,13 @@ class _Calls:
             self.crew.push()
 
     def _pack(self, call: _Call) -> Any:
-        self._codec.learn(call.fn)
+        news = False
+        for thing in (type(call.fn), *map(type, call.args), *map(type, call.kwargs.values())):
+            news |= thing not in self._types
+            self._types.add(thing)
+        if (name := getattr(call.fn, "__module__", None)) not in self._types or news:
+            self._types.add(name)
+            self._codec.dumps_all((call.fn, call.args, call.kwargs))
         data, buffers = self._codec.dumps((call.fn, call.args, call.kwargs))
         return (data, [pickle.PickleBuffer(buffer) for buffer in buffers]) if buffers else data
 

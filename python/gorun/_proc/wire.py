@@ -48,6 +48,10 @@ PAGE = 1 << 16
 LOG = 64  # where it begins
 ENTRY = struct.Struct("<II")
 
+# What goes through the pipes of tokens and of wishes: the number of a batch. Whole, as a worker that
+# was held up may find any number of batches that were taken back before it comes to one that was not.
+TOKEN = struct.Struct("<Q")
+
 INLINE = 1 << 16  # bytes of a body that the socket carries
 OUT_OF_BAND = 1 << 14  # bytes from which a buffer is not copied into the pickle
 SMALLEST_SEGMENT = 1 << 18
@@ -144,6 +148,7 @@ class Wire:
         self._head: tuple[int, ...] | None = None
         self._body: bytearray | None = None  # that is being filled
         self._filled = 0
+        self._got = 0  # bytes by the last read
         self._mine: dict[int, tuple[mmap.mmap, int]] = {}
         self._free: dict[int, int] = {}  # of mine: number to size
         self._theirs: dict[int, mmap.mmap] = {}
@@ -246,6 +251,11 @@ class Wire:
 
     # ---- receiving ----------------------------------------------------------------------------
 
+    @property
+    def may_have_more(self) -> bool:
+        """Whether the last `fill` may have left something in the socket."""
+        return self._body is not None or self._got >= AT_ONCE
+
     def fill(self) -> bool:
         """Reads once; False at the end of the stream. BlockingIOError: nothing is there."""
         if self._body is not None:
@@ -257,6 +267,7 @@ class Wire:
         for _, _, fds in extra:
             self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
         self._in += data
+        self._got = len(data)
         return bool(data)
 
     def get(self) -> Frame | None:

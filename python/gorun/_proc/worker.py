@@ -27,7 +27,7 @@ REAP_SECONDS = 0.5  # that a killed process may take to be gone
 class Batch:
     """Items that were sent together, in their order, and the numbers they have."""
 
-    __slots__ = ("answered", "asked", "items", "number", "numbers", "since")
+    __slots__ = ("answered", "asked", "items", "known", "number", "numbers", "since")
 
     def __init__(self, number: int, numbers: Sequence[int], items: list[Any], now: float) -> None:
         self.number = number
@@ -35,6 +35,7 @@ class Batch:
         self.items = items
         self.answered = 0  # how many of the first ones
         self.since = now  # when it was sent, or became the first of its worker
+        self.known = 0  # how many names were sent by value
         self.asked = False  # the worker was asked to give back what it has not begun
 
 
@@ -91,7 +92,7 @@ class Worker:
         """Hands a batch over."""
         self._last += 1
         batch = Batch(self._last, numbers, items, time.monotonic())
-        os.write(self._ends.tokens[1], bytes([batch.number & 0xFF]))
+        os.write(self._ends.tokens[1], wire.TOKEN.pack(batch.number))
         self.batches.append(batch)
         if self.left is not None:
             self.left -= len(items)
@@ -101,7 +102,7 @@ class Worker:
         """Takes back the batches that it has not begun: all but those whose token it has."""
         count = 0
         try:
-            while len(os.read(self._ends.tokens[0], 1)):
+            while os.read(self._ends.tokens[0], wire.TOKEN.size):
                 count += 1
         except BlockingIOError:
             pass
@@ -114,7 +115,7 @@ class Worker:
         """Asks it to give back what it has not begun of a batch."""
         batch.asked = True
         with suppress(OSError):  # it is dead, and we are about to see it
-            os.write(self._ends.control, bytes([batch.number & 0xFF]))
+            os.write(self._ends.control, wire.TOKEN.pack(batch.number))
 
     def begun(self, batch: Batch) -> int:
         """How many items of a batch a dead worker had begun."""

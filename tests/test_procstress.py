@@ -1,0 +1,100 @@
+"""Many maps on worker processes, with deaths, errors and early ends at random: nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import gorun
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
+
+
+def act(plan: tuple[int, str, float]) -> int:
+    n, what, seconds = plan
+    if what == "sleep":
+        time.sleep(seconds)
+    elif what == "spin":
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+    elif what == "raise":
+        raise ValueError(n)
+    elif what == "die":
+        os._exit(n % 100 + 1)
+    return n
+
+
+def plans(chance: random.Random) -> list[tuple[int, str, float]]:
+    count = chance.choice([1, 10, 100, 2000])
+    odd = chance.choice([0.0, 0.01, 0.1 if count <= 100 else 0.005])
+    made = []
+    for n in range(count):
+        what = chance.choice(["sleep", "spin", "raise", "die"]) if chance.random() < odd else ""
+        made.append((n, what, chance.choice([1e-5, 1e-3, 1e-2])))
+    return made
+
+
+def one_map(chance: random.Random) -> None:
+    plan = plans(chance)
+    options: dict[str, Any] = {
+        "workers": chance.choice([1, 2, 3]),
+        "ordered": chance.random() < 0.7,
+        "chunk": chance.choice([None, None, 1, 7]),
+        "buffer": chance.choice([None, None, 7, 50]),
+        "max_tasks_per_child": chance.choice([None, None, 20]),
+    }
+    with gorun.map(act, plan, on="process", errors="return", timeout=120, **options) as m:
+        if chance.random() < 0.2:
+            for _ in range(chance.randrange(len(plan))):
+                next(m)
+            return
+        found = list(m)
+    assert len(found) == len(plan)
+    lost = sum(isinstance(f, gorun.WorkerDied) for f in found)
+    dead = sum(what == "die" for _, what, _ in plan)
+    assert lost >= dead
+    values = [f for f in found if isinstance(f, int)]
+    failed = [f.args[0] for f in found if isinstance(f, ValueError)]
+    assert len(values) + len(failed) + lost == len(plan)
+    assert len(set(values) | set(failed)) == len(values) + len(failed)
+    if options["ordered"]:
+        assert values == sorted(values)
+        for n, f in enumerate(found):
+            assert not isinstance(f, int) or f == n
+    for f in found:
+        if isinstance(f, gorun.WorkerDied):
+            assert any(what == "die" for _, what, _ in f.items)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_maps(seed: int) -> None:
+    """Mutations: any of those in test_procmap_failures.py."""
+    chance = random.Random(seed)
+    for _ in range(6):
+        one_map(chance)
+
+
+def test_random_maps_in_threads() -> None:
+    """Several at a time, that take each other's workers. Mutation: `warm.start` is no single pop."""
+    errors: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        try:
+            chance = random.Random(seed)
+            for _ in range(3):
+                one_map(chance)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(100, 104)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
