@@ -159,6 +159,7 @@ def test_bad_on() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.leaky_ok  # threads of OpenMP
 def test_scikit_learn(on: str) -> None:
     """A search over parameters with scikit-learn, where it is installed (opt-in: heavy).
 

@@ -11,6 +11,7 @@ the executor's own retries came to their end, fails its items with `WorkerDied`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 import uuid
@@ -205,6 +206,14 @@ def _lost(failed: BaseException, first: int, items: list[Any]) -> BaseException:
         return failed
     last = first + len(items) - 1
     of = f"item {first}" if first == last else f"items {first} to {last}"
-    error = WorkerDied(f"the executor lost {of} of gorun.map: {failed}", tuple(items))
+    error = _kind(type(failed))(f"the executor lost {of} of gorun.map: {failed}", tuple(items))
     error.__cause__ = failed
     return error
+
+
+@functools.cache
+def _kind(failed: type[BaseException]) -> type[WorkerDied]:
+    """A WorkerDied that is a BrokenProcessPool too, say, where that is what the executor said."""
+    if not issubclass(failed, BrokenExecutor):
+        return WorkerDied
+    return type("LostWorker", (WorkerDied, failed), {"__module__": __name__})
