@@ -212,7 +212,7 @@ def _lost(failed: BaseException, first: int, items: list[Any]) -> BaseException:
 
 
 @functools.cache
-def _kind(failed: type[BaseException]) -> type[WorkerDied]:
+def _kind(failed: Any) -> type[WorkerDied]:
     """A WorkerDied that is a BrokenProcessPool too, say, where that is what the executor said."""
     if not issubclass(failed, BrokenExecutor):
         return WorkerDied
