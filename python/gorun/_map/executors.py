@@ -206,7 +206,8 @@ def _lost(failed: BaseException, first: int, items: list[Any]) -> BaseException:
         return failed
     last = first + len(items) - 1
     of = f"item {first}" if first == last else f"items {first} to {last}"
-    error = _kind(type(failed))(f"the executor lost {of} of gorun.map: {failed}", tuple(items))
+    kind: Any = type(failed)
+    error = _kind(kind)(f"the executor lost {of} of gorun.map: {failed}", tuple(items))
     error.__cause__ = failed
     return error
 
