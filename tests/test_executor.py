@@ -156,6 +156,26 @@ def test_names() -> None:
     assert not any(thread.name.startswith(("bee", name)) for thread in threading.enumerate())
 
 
+def test_private_names(gate: Gate) -> None:
+    """What others reach for in a ThreadPoolExecutor: its workers, to count and to wait for.
+
+    Mutation: `_threads` of workers that have left.
+    """
+    with Executor(3, thread_name_prefix="bee") as executor:
+        for _ in range(3):
+            executor.submit(gate)
+        gate.entered(3)
+        workers = executor._threads
+        assert {worker.name for worker in workers} == {"bee_0", "bee_1", "bee_2"}
+        assert all(worker.is_alive() for worker in workers)
+        gate.open()
+        executor.shutdown(wait=False)
+        for worker in workers:
+            worker.join(LONG)
+            assert not worker.is_alive()
+    assert executor._processes == {}
+
+
 def test_idle_workers_hold_no_p() -> None:
     """More resting workers than Ps: other goroutines run as if there were none.
 

@@ -5,6 +5,7 @@ processes.py  the workers that are processes (gorun._proc)
 future.py     the futures
 exits.py      what happens at exit, at `gorun.shutdown`, at a fork
 results.py    the iterator of `Executor.map`
+views.py      workers under the names of concurrent.futures
 
 This file has the checks, and hands calls to the team that runs them. A team knows nothing of its
 executor, which may be collected while the team is still at work: then it is closed.
@@ -24,6 +25,7 @@ from gorun import _settings
 from gorun._executor.future import Future
 from gorun._executor.results import chunked, results
 from gorun._executor.threads import ThreadTeam
+from gorun._executor.views import WorkerProcess, WorkerThread
 
 if TYPE_CHECKING:
     from gorun._executor.processes import ProcessTeam
@@ -125,6 +127,16 @@ class Executor(futures.Executor):
     def _broken(self) -> str | bool:
         """Why the executor is broken, or False; where concurrent.futures' own ones have it."""
         return self._team.broken
+
+    @property
+    def _threads(self) -> set[WorkerThread]:
+        """As ThreadPoolExecutor's, but those only that have not left."""
+        return {WorkerThread(goroutine) for goroutine in list(self._team.members.values())}
+
+    @property
+    def _processes(self) -> dict[int, WorkerProcess]:
+        """As ProcessPoolExecutor's: by process id."""
+        return {pid: WorkerProcess(pid) for pid in self._team.pids}
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Has `fn(*args, **kwargs)` called by a worker, and gives a Future of what it returns.
