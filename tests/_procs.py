@@ -37,3 +37,19 @@ def note(folder: Path, name: object) -> None:
     partial = folder / f".{name}"
     partial.write_text(str(os.getpid()))
     partial.rename(folder / str(name))
+
+
+def act(plan: tuple[int, str, float]) -> int:
+    """Does what a plan says: sleep, compute, raise, die, or nothing."""
+    n, what, seconds = plan
+    if what == "sleep":
+        time.sleep(seconds)
+    elif what == "spin":
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+    elif what == "raise":
+        raise ValueError(n)
+    elif what == "die":
+        os._exit(n % 100 + 1)
+    return n

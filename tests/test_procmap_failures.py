@@ -466,7 +466,7 @@ def test_one_that_comes_in_the_middle_of_our_work_ends_the_map(
 def test_ctrl_c_stops_all(tmp_path: Path) -> None:
     """SIGINT for the whole group, as a terminal sends it: one KeyboardInterrupt, no worker left.
 
-    Mutations: workers do not ignore SIGINT; `_advance` has no `except KeyboardInterrupt`.
+    Mutation: `_advance` has no `except KeyboardInterrupt`: a worker is left, with its item.
     """
     script = f"""
 import gorun, os, pathlib, sys, time
@@ -519,7 +519,10 @@ time.sleep(3600)
 
 @pytest.mark.no_matrix
 def test_no_worker_outlives_the_interpreter() -> None:
-    """Idle ones, and those of a map that is not through. Mutation: no handler at exit."""
+    """Idle ones, and those of a map that is not through.
+
+    Mutation: neither a handler at exit nor a lifeline; either of them does.
+    """
     out = _child.run(
         """
         from gorun._proc import crew, warm
