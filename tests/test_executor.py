@@ -579,6 +579,7 @@ def test_shutdown_in_the_middle_of_submit() -> None:
         executor.submit(ran.append, 1)
     executor.shutdown()
     assert ran == []
+    executor._team._work = deque()  # else the class, the executor and this frame would be a cycle
 
 
 # ---- with others ---------------------------------------------------------------------------------
