@@ -558,6 +558,16 @@ def test_submit_races_shutdown() -> None:
         assert all(call.result() == 1 for call in done)
 
 
+class Late(deque[Any]):
+    """Shuts its executor down before a call comes in."""
+
+    executor: Executor
+
+    def append(self, call: Any) -> None:
+        self.executor.shutdown()
+        super().append(call)
+
+
 def test_shutdown_in_the_middle_of_submit() -> None:
     """A call that comes into the queue after `shutdown` has returned is refused, and not run.
 
@@ -568,18 +578,14 @@ def test_shutdown_in_the_middle_of_submit() -> None:
     while not executor._team._idle:
         time.sleep(0.001)
 
-    class Late(deque[Any]):
-        def append(self, call: Any) -> None:
-            executor.shutdown()
-            super().append(call)
-
-    executor._team._work = Late()
+    late = Late()
+    late.executor = executor
+    executor._team._work = late
     ran: list[int] = []
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(ran.append, 1)
     executor.shutdown()
     assert ran == []
-    executor._team._work = deque()  # else the class, the executor and this frame would be a cycle
 
 
 # ---- with others ---------------------------------------------------------------------------------
