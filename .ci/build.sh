@@ -4,13 +4,17 @@
 #   .ci/build.sh PYTHON VENV PROFILE [REQUIREMENTS]
 #
 # PROFILE is a Cargo profile (release, dev, ci), or "none": environment and tools only.
-# REQUIREMENTS defaults to requirements/test.txt. What is up to date is left alone.
+# REQUIREMENTS defaults to requirements/others.txt, on free-threaded interpreters test.txt. What is up to date is left alone.
 # The Python sources stay where they are (an editable install); the extension lands beside them
 # under a name with the interpreter's tag, so several interpreters share one checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=$1 venv=$2 profile=$3 requirements=${4:-requirements/test.txt}
+python=$1 venv=$2 profile=$3
+free_threaded='import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED") or 0)'
+usual=others
+[ "$("$python" -c "$free_threaded")" = 0 ] || usual=test
+requirements=${4:-requirements/$usual.txt}
 
 # --- The environment: made anew when it belongs to another interpreter or is broken. ------------
 identity='import sys; print(sys.version, sys.base_prefix, sys.abiflags)'

@@ -9,11 +9,8 @@ Mutation of the whole: make `Executor.submit` give the future of another call.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import sysconfig
-import time
 import unittest
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -24,7 +21,6 @@ import pytest
 
 import gorun
 from gorun._executor.future import Future
-from gorun._executor.threads import ThreadTeam
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "cpython"))
 import suite
@@ -64,68 +60,18 @@ EXCLUDED = {
 }
 
 
-class Worker:
-    """What the tests take from a `threading.Thread` of a pool."""
-
-    def __init__(self, goroutine: gorun.Goroutine[Any]) -> None:
-        self.name = goroutine.name
-        self._goroutine = goroutine
-
-    def join(self) -> None:
-        self._goroutine.exception(60.0)
-
-
 class ThreadPoolExecutor(gorun.Executor):
-    """A gorun.Executor with the private names that the tests look at."""
-
-    def __init__(self, max_workers: Any = None, thread_name_prefix: str = "", **rest: Any) -> None:
-        super().__init__(max_workers, thread_name_prefix=thread_name_prefix, **rest)
-        team, workers = self._team, dict[gorun.Goroutine[Any], Worker]()
-
-        def start(call: Any) -> bool:
-            started = ThreadTeam._start(team, call)
-            for goroutine in list(team.members.values()):
-                workers.setdefault(goroutine, Worker(goroutine))
-            return started
-
-        team._start = start
-        self._threads = workers.values()
-
-
-class Process:
-    """What the tests take from a `multiprocessing.Process` of a pool."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-    def terminate(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
-
-    def join(self) -> None:
-        for _ in range(3000):
-            if not Path(f"/proc/{self.pid}").exists():
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"worker {self.pid} is still there")
+    """A gorun.Executor under the name that the tests' scripts import."""
 
 
 class ProcessPoolExecutor(gorun.Executor):
-    """A gorun.Executor with the private names that the tests look at."""
+    """A gorun.Executor with some private names more that the tests look at."""
 
     def __init__(self, max_workers: Any = None, mp_context: Any = None, **rest: Any) -> None:
         super().__init__(max_workers, on="process", mp_context=mp_context, **rest)
-
         pool = self._team.pool
         self._executor_manager_thread = SimpleNamespace(join=lambda: pool.shutdown(wait=True))
         self._call_queue = SimpleNamespace(join_thread=lambda: None)
-
-    @property
-    def _processes(self) -> dict[int, Process]:
-        for _ in range(1000):  # theirs are started in `submit`
-            if pids := self._team.pool.pids:
-                break
-            time.sleep(0.01)
-        return {pid: Process(pid) for pid in pids}
 
 
 EXECUTORS: dict[str, type] = {"ThreadPoolMixin": ThreadPoolExecutor}

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import gorun
-from gorun._map.executors import Portable, run_chunk
 
 HANG = 30.0
 
@@ -32,7 +31,7 @@ class Counting(Executor):
         self.held = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.chunks.append(args[1])
+        self.chunks.append(args[1].values)
         future: Future[Any] = Future()
         if self.held:
             self.pending.append((future, lambda: fn(*args, **kwargs)))
@@ -143,13 +142,15 @@ def test_an_executor_that_takes_no_more(threads: ThreadPoolExecutor) -> None:
 
 @pytest.mark.no_matrix
 def test_an_executor_that_breaks() -> None:
-    """Its error is each item's. Mutation: `_take_in` waits on."""
+    """Its error is each item's, and a WorkerDied too. Mutation: `_take_in` waits on."""
     import os
 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        with pytest.raises(BrokenProcessPool):
+        with pytest.raises(BrokenProcessPool) as caught:
             list(gorun.map(os._exit, [1, 2, 3], on=pool))
+    assert isinstance(caught.value, gorun.WorkerDied)
+    assert caught.value.items == (1,)
 
 
 def test_a_chunk_that_somebody_cancels() -> None:
@@ -189,12 +190,14 @@ def test_what_is_the_executors_own_is_refused(threads: ThreadPoolExecutor) -> No
             gorun.map(square, [1], on=threads, **options)  # type: ignore[call-overload]
 
 
-@pytest.mark.no_matrix
-def test_what_is_no_exception_is_the_chunks() -> None:
-    """As an executor has it. Mutation: `run_chunk` keeps it as a value."""
+def test_what_is_no_exception_ends_the_map(threads: ThreadPoolExecutor) -> None:
+    """Whatever `errors` says. Mutation: `run_chunk` runs it again."""
+    tries: list[int] = []
 
     def leave(n: int) -> None:
+        tries.append(n)
         raise SystemExit(n)
 
     with pytest.raises(SystemExit):
-        run_chunk(Portable(leave), [1], False, 3)
+        list(gorun.map(leave, [1], on=threads, errors="return", retries=3))
+    assert tries == [1]

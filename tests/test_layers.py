@@ -77,6 +77,7 @@ LAYERS = [
     {"_proc"},
     {"_executor", "_map"},
     {"__init__", "_cli"},
+    {"joblib", "distributed"},
     {"__main__"},
 ]
 

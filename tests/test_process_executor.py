@@ -347,3 +347,21 @@ def test_ctrl_c_at_exit() -> None:
     assert "KeyboardInterrupt" in ended.err
     assert ended.exit_seconds is not None
     assert ended.exit_seconds < 15
+
+
+def test_private_names(executor: Executor, tmp_path: Path) -> None:
+    """What others reach for in a ProcessPoolExecutor: its processes, by id, to look at and to end.
+
+    Mutation: `_processes` of dead ids.
+    """
+    pid = executor.submit(os.getpid).result(LONG)
+    worker = executor._processes[pid]
+    assert (worker.pid, worker.is_alive()) == (pid, True)
+    call = executor.submit(lasting, str(tmp_path / "a"))
+    wait_for(tmp_path / "a")
+    for worker in executor._processes.values():
+        worker.kill()
+        worker.join(LONG)
+        assert not worker.is_alive()
+    assert isinstance(call.exception(LONG), WorkerDied)
+    assert executor._threads == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.model import Row
 
 from . import (
+    executors,
     functions,
     gosched,
     handoff,
@@ -30,6 +31,7 @@ ROWS: tuple[Row, ...] = (
     handoff.ROW,
     parked.IDLE,
     *scaling.ROWS,
+    *executors.ROWS,
     mapjob.ROW,
     *parse.ROWS,
     *procmap.ROWS,

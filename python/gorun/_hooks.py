@@ -136,7 +136,8 @@ def end_child(error: BaseException | None) -> None:
 
 def warn_start(why: str) -> None:
     """Say once that a thread could not be started; at the end of the program that is as it should be."""
-    if not threading.main_thread().is_alive():
+    # 3.12.0 and 3.12.1 refuse while executors are still being joined and the main thread lives.
+    if not threading.main_thread().is_alive() or "interpreter shutdown" in str(why):
         return
     warnings.warn(
         f"gorun: cannot start another thread to run goroutines on: {why}; they share those there are",

@@ -5,6 +5,7 @@ processes.py  the workers that are processes (gorun._proc)
 future.py     the futures
 exits.py      what happens at exit, at `gorun.shutdown`, at a fork
 results.py    the iterator of `Executor.map`
+views.py      workers under the names of concurrent.futures
 
 This file has the checks, and hands calls to the team that runs them. A team knows nothing of its
 executor, which may be collected while the team is still at work: then it is closed.
@@ -24,6 +25,7 @@ from gorun import _settings
 from gorun._executor.future import Future
 from gorun._executor.results import chunked, results
 from gorun._executor.threads import ThreadTeam
+from gorun._executor.views import WorkerProcess, WorkerThread
 
 if TYPE_CHECKING:
     from gorun._executor.processes import ProcessTeam
@@ -126,10 +128,25 @@ class Executor(futures.Executor):
         """Why the executor is broken, or False; where concurrent.futures' own ones have it."""
         return self._team.broken
 
+    @property
+    def _threads(self) -> set[WorkerThread]:
+        """As ThreadPoolExecutor's, but those only that have not left."""
+        return {WorkerThread(goroutine) for goroutine in list(self._team.members.values())}
+
+    @property
+    def _processes(self) -> dict[int, WorkerProcess]:
+        """As ProcessPoolExecutor's: by process id."""
+        return {pid: WorkerProcess(pid) for pid in self._team.pids}
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Has `fn(*args, **kwargs)` called by a worker, and gives a Future of what it returns.
 
         RuntimeError after shutdown and at interpreter exit; a BrokenExecutor when broken.
+
+        >>> import gorun
+        >>> with gorun.Executor(1) as executor:
+        ...     executor.submit(divmod, 7, 2).result()
+        (3, 1)
         """
         future: Future[T] = Future()
         self._put((future, fn, args, kwargs))
@@ -150,6 +167,12 @@ class Executor(futures.Executor):
         TimeoutError. `chunksize`: how many items a process takes at a time; no effect on threads.
         An error ends the iterator; what has not begun by then is cancelled. For a lazy map that
         sizes its own chunks see `gorun.map`.
+
+        >>> import gorun, itertools
+        >>> with gorun.Executor(1) as executor:
+        ...     squares = executor.map(pow, itertools.count(), itertools.repeat(2), buffersize=8)
+        ...     next(squares), next(squares), next(squares)
+        (0, 1, 4)
         """
         if self._on == "process":
             return chunked(self, fn, iterables, timeout, chunksize, buffersize)
@@ -159,6 +182,13 @@ class Executor(futures.Executor):
         """Accepts no more calls; what is pending is run, or cancelled with `cancel_futures`.
 
         `wait` waits until every worker has left. At interpreter exit that is waited for anyway.
+
+        >>> import gorun
+        >>> executor = gorun.Executor(1)
+        >>> future = executor.submit(abs, -1)
+        >>> executor.shutdown()
+        >>> future.done()
+        True
         """
         team = self._team
         team.close(_shut)
@@ -173,6 +203,12 @@ class Executor(futures.Executor):
         Processes get SIGTERM, and their calls fail as those of a worker that died. On a thread a
         call is cut at its next gorun operation and fails with GoroutineCancelled; one that never
         comes to any runs to its end. From 3.14's ProcessPoolExecutor.
+
+        >>> import gorun
+        >>> executor = gorun.Executor(1)
+        >>> future = executor.submit(gorun.sleep, 60)
+        >>> executor.terminate_workers()
+        >>> executor.shutdown()
         """
         self.shutdown(wait=False, cancel_futures=True)
         self._team.stop(kill=False)
@@ -183,6 +219,13 @@ class Executor(futures.Executor):
         Processes get SIGKILL. On threads their futures have a BrokenThreadPool error; a call that
         cannot be cut keeps its thread until it returns, what it returns is dropped, and the exit
         does not wait for it.
+
+        >>> import gorun
+        >>> executor = gorun.Executor(1, on="process")
+        >>> executor.kill_workers()
+        >>> executor.submit(abs, -1)
+        Traceback (most recent call last):
+        RuntimeError: cannot schedule new futures after shutdown
         """
         self.shutdown(wait=False, cancel_futures=True)
         self._team.stop(kill=True)

@@ -25,10 +25,11 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from gorun._errors import WorkerDied
 from gorun._executor import exits
+from gorun._gorun import Goroutine
 from gorun._proc.pool import Pool
 
 Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -65,6 +66,13 @@ class ProcessTeam:
         self.pool = self._make()
         self._out: set[Future[Any]] = set()
         exits.enlist(self)
+
+    members: ClassVar[dict[int, Goroutine[None]]] = {}  # there are no goroutines
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the workers."""
+        return self.pool.pids
 
     @property
     def broken(self) -> str | bool:

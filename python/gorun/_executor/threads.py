@@ -40,7 +40,7 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import LOGGER
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from gorun._errors import Cancelled, GoroutineCancelled, ThreadLimit
 from gorun._executor import exits
@@ -85,6 +85,8 @@ class ThreadTeam:
         self._max_tasks = max_tasks
         self._epoch = 0  # of the fork: workers of another one are gone
         exits.enlist(self)
+
+    pids: ClassVar[list[int]] = []  # there are no processes
 
     # ---- the callers' side -----------------------------------------------------------------
 

@@ -1,71 +1,45 @@
 """Carries the work of a map on somebody else's `concurrent.futures.Executor`, chunk by chunk.
 
-A task of such an executor may cost a millisecond (Dask, Ray), so chunks grow to a tenth of a second
-of what items took so far. WINDOW of them for each worker are with the executor at a time; `workers`
-says how many workers it has where it does not tell (`_max_workers`). The function travels as worker
-processes get theirs (`Portable`), so a lambda is no trouble; an executor of threads gets it as it is.
+A task of such an executor may cost a millisecond (Dask, Ray), so chunks grow to TARGET seconds of what
+items took so far. WINDOW of them for each worker are with the executor at a time; `workers` says how
+many workers it has where neither it nor its client tells. parcels.py is what travels.
 
 Each answer comes from a done callback, on whatever thread: it puts the future down and wakes the
-front, in whose turn all else happens.
+front, in whose turn all else happens. A chunk that fails as a whole, because its worker was lost and
+the executor's own retries came to their end, fails its items with `WorkerDied`.
 """
 
 from __future__ import annotations
 
-import pickle
+import functools
+import itertools
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
-from typing import Any, TypeAlias
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from typing import Any
 
-from gorun._errors import GoroutineCancelled
+from gorun._errors import GoroutineCancelled, WorkerDied
 from gorun._gorun import Latch
 from gorun._map.blocks import Block
 from gorun._map.carrier import Job
-from gorun._proc.codec import Codec
+from gorun._map.parcels import Parcel, Portable, run_chunk
 from gorun._proc.sizing import Sizing
 
 WINDOW = 2
-TARGET = 0.1  # seconds of a chunk
+TARGET = 0.2  # seconds of a chunk: 0.1 to 1, as items vary
 LONGEST_AHEAD = 1024
-
-Outcome: TypeAlias = tuple[list[Any], dict[int, BaseException], float]
-
-
-class Portable:
-    """A function that pickles itself as worker processes get theirs."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        data, buffers = Codec(self.fn).dumps(self.fn)
-        return _unpack, (data, [bytes(buffer) for buffer in buffers])
+# How engines call it, which are not imported here: Dask, Ray.
+LOST = ("KilledWorker", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
 
 
-def _unpack(data: bytes, buffers: list[bytes]) -> Portable:
-    return Portable(pickle.loads(data, buffers=buffers))
-
-
-def run_chunk(portable: Portable, items: list[Any], star: bool, retries: int) -> Outcome:
-    """Runs the items of a chunk where the executor has put it."""
-    fn, values, errors = portable.fn, [], {}
-    began = time.perf_counter()
-    for place, item in enumerate(items):
-        left = retries
-        while True:
-            try:
-                value = fn(*item) if star else fn(item)
-            except BaseException as error:
-                if left and isinstance(error, Exception):
-                    left -= 1
-                    continue
-                value, errors[place] = None, error
-                if not isinstance(error, Exception):
-                    raise
-            break
-        values.append(value)
-    return values, errors, time.perf_counter() - began
+def workers_of(executor: Executor) -> int | None:
+    """How many calls the executor runs at a time, as far as it tells."""
+    told = getattr(executor, "_max_workers", None)
+    if told is None and (client := getattr(executor, "_client", None)) is not None:
+        threads = client.nthreads()  # of a Dask client, by worker
+        told = sum(threads.values()) if isinstance(threads, dict) else None
+    return told if isinstance(told, int) and told > 0 else None
 
 
 class ExecutorCarrier:
@@ -77,16 +51,17 @@ class ExecutorCarrier:
         self.broken: BaseException | None = None
         self._executor = executor
         self._portable = Portable(job.fn)
-        told = getattr(executor, "_max_workers", None)
-        self._workers = told if isinstance(told, int) and told > 0 else job.workers
+        self._token = uuid.uuid4().hex
+        self._numbers = itertools.count()
+        self._workers = workers_of(executor) or job.workers
         timed = job.item_timeout is not None
         most = None if job.buffer is None else max(1, job.buffer // (2 * self._workers))
         self._sizing = Sizing(self._workers, 1 if timed else job.chunk, most, TARGET)
         self._total = total
         self._taken = 0
         self._pending: deque[Block] = deque()
-        self._running: dict[Future[Outcome], tuple[Block, float]] = {}
-        self._done: deque[Future[Outcome]] = deque()
+        self._running: dict[Future[Parcel], tuple[Block, float]] = {}
+        self._done: deque[Future[Parcel]] = deque()
         self._answers: list[Block] = []
         self._latch: Latch | None = None
         self._cancelled = False
@@ -166,14 +141,19 @@ class ExecutorCarrier:
             left = None if self._total is None else self._total - self._taken
             block = self._next(self._sizing.size(left))
             try:
-                future = self._executor.submit(
-                    run_chunk, self._portable, block[1], self.job.star, self.job.retries
-                )
+                future = self._submit_block(block)
             except Exception as error:
                 self.broken = error
                 return
             self._running[future] = (block, time.monotonic())
             future.add_done_callback(self._came)
+
+    def _submit_block(self, block: Block) -> Future[Parcel]:
+        first, items = block
+        token = f"{self._token}-{next(self._numbers)}"
+        parcel = Parcel(items, {}, self._portable.codec, first)
+        star, retries = self.job.star, self.job.retries
+        return self._executor.submit(run_chunk, self._portable, parcel, star, retries, token)
 
     def _next(self, most: int) -> Block:
         first, items = self._pending.popleft()
@@ -189,24 +169,25 @@ class ExecutorCarrier:
         self._taken += len(items)
         return first, items
 
-    def _came(self, future: Future[Outcome]) -> None:
+    def _came(self, future: Future[Parcel]) -> None:
         self._done.append(future)
         self._wake()
 
-    def _take_in(self, future: Future[Outcome]) -> None:
+    def _take_in(self, future: Future[Parcel]) -> None:
         block, _ = self._running.pop(future, (None, 0.0))
         if block is None:  # given up
             return
         first, items = block
         try:
-            values, errors, seconds = future.result()
+            parcel = future.result()
+            values, errors, seconds = parcel.values, parcel.errors, parcel.seconds
         except CancelledError:
             if not self._cancelled:
                 self.broken = GoroutineCancelled("a chunk of gorun.map was cancelled")
             return
         except BaseException as failed:
             values, seconds = [None] * len(items), 0.0
-            errors = dict.fromkeys(range(len(items)), failed)
+            errors = dict.fromkeys(range(len(items)), _lost(failed, first, items))
         self._sizing.ran(len(items), seconds)
         for place, error in errors.items():
             self.failures[first + place] = error
@@ -216,3 +197,24 @@ class ExecutorCarrier:
         latch = self._latch
         if latch is not None:
             latch.set()
+
+
+def _lost(failed: BaseException, first: int, items: list[Any]) -> BaseException:
+    """What the items of a chunk fail with that failed as a whole."""
+    lost = isinstance(failed, BrokenExecutor) or type(failed).__name__ in LOST
+    if not lost or isinstance(failed, WorkerDied):
+        return failed
+    last = first + len(items) - 1
+    of = f"item {first}" if first == last else f"items {first} to {last}"
+    kind: Any = type(failed)
+    error = _kind(kind)(f"the executor lost {of} of gorun.map: {failed}", tuple(items))
+    error.__cause__ = failed
+    return error
+
+
+@functools.cache
+def _kind(failed: Any) -> type[WorkerDied]:
+    """A WorkerDied that is a BrokenProcessPool too, say, where that is what the executor said."""
+    if not issubclass(failed, BrokenExecutor):
+        return WorkerDied
+    return type("LostWorker", (WorkerDied, failed), {"__module__": __name__})

@@ -47,6 +47,7 @@ from gorun._proc.worker import Batch, Worker
 START_TRIES = 3
 LATE = 1e-2  # seconds
 LONG = 2e-2  # seconds of an item, beside which the wait for the next one is nothing
+WORTH = 2e-4  # seconds of an item, beside which a message for it alone is nothing
 HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
 
 _clock = time.monotonic
@@ -143,6 +144,17 @@ class Crew:
     def room(self) -> bool:
         """Whether a worker would take more, or could be started."""
         return len(self._team) < self._limit or any(map(self._has_room, self._team))
+
+    @property
+    def hungry(self) -> bool:
+        """Whether one item is worth a message now: a worker would stand idle, or items are long.
+
+        Else it waits for the crew's thread, which sends what has come together until a worker is
+        done: one message for each short item costs the caller more than the item.
+        """
+        if any(not worker.batches and not worker.leaving for worker in self._team):
+            return True
+        return self.room and (len(self._team) < self._limit or self._sizing.each > WORTH)
 
     @property
     def in_background(self) -> bool:
@@ -275,11 +287,13 @@ class Crew:
     def _has_room(self, worker: Worker) -> bool:
         if worker.leaving:
             return False
-        if not worker.batches:
+        try:
+            first = worker.batches[0]
+        except IndexError:  # none, or not any more: `room` looks without the turn
             return True
         if len(worker.batches) >= self._depth() or worker.wire.unsent:
             return False
-        return _clock() < worker.batches[0].since + HELD  # else it would be taken back soon
+        return _clock() < first.since + HELD  # else it would be taken back soon
 
     def _start(self) -> Worker | None:
         try:

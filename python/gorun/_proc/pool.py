@@ -192,7 +192,7 @@ class _Calls:
         self._pending.append(number)
         if self.crew.broken is not None:
             self.crew.wake()
-        elif self.crew.room:
+        elif self.crew.hungry:
             self.crew.push()
 
     def _pack(self, call: _Call) -> Any:
