@@ -84,7 +84,7 @@ struct Choose {
 
 // SAFETY: `delist` takes out all places.
 unsafe impl Attempt for Choose {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         self.won = unsafe { (self.select).enlist(self.rt, self.random, waker, ticket) };
         self.won.is_none()
@@ -112,7 +112,7 @@ struct One {
 
 // SAFETY: the one place is taken out by `delist`.
 unsafe impl Attempt for One {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { (self.ch).enlist(self.rt, self.side, &mut self.place, waker, ticket) }
     }
@@ -133,7 +133,7 @@ struct Enter<'a, R: Rule> {
 
 // SAFETY: the one spot is taken out by `delist`.
 unsafe impl<R: Rule> Attempt for Enter<'_, R> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { self.gate.enlist(&mut self.spot, waker, ticket) }
     }
@@ -154,7 +154,7 @@ struct Locking<'a> {
 
 // SAFETY: the one turn is taken out by `delist`.
 unsafe impl Attempt for Locking<'_> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { (self.mutex).enlist(self.rt, &mut self.turn, waker, ticket) }
     }

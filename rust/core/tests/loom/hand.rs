@@ -109,7 +109,7 @@ pub struct On<T> {
 
 // SAFETY: the one place is taken out by `delist`.
 unsafe impl<T> Attempt for On<T> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { (self.ch).enlist(self.rt, self.side, &mut self.place, waker, ticket) }
     }
@@ -173,7 +173,7 @@ pub struct Choose<T: 'static, L> {
 
 // SAFETY: `delist` takes out all places.
 unsafe impl<T, L: Event> Attempt for Choose<T, L> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         self.won = unsafe { (self.select).enlist(self.rt, self.random, waker, ticket) };
         self.won.is_none()
@@ -200,7 +200,7 @@ pub struct Enter<'a, R: Rule> {
 
 // SAFETY: the one spot is taken out by `delist`.
 unsafe impl<R: Rule> Attempt for Enter<'_, R> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { self.gate.enlist(&mut self.spot, waker, ticket) }
     }
@@ -228,7 +228,7 @@ pub struct Locking<'a> {
 
 // SAFETY: the one turn is taken out by `delist`.
 unsafe impl Attempt for Locking<'_> {
-    fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
+    unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: pinned by the promise of the trait.
         unsafe { (self.mutex).enlist(self.rt, &mut self.turn, waker, ticket) }
     }
