@@ -133,27 +133,13 @@ unsafe extern "C" fn dealloc(o: *mut PyObject) {
     }
 }
 
-fn blocking(o: *mut PyObject, limit: Option<Duration>, enter: bool) -> Res<*mut PyObject> {
-    // SAFETY: a Mutex.
-    let m = unsafe { of(o) };
+fn blocking(o: *mut PyObject, limit: Option<Duration>) -> Res<*mut PyObject> {
     door::cancel_point()?;
-    if m.try_lock() {
-        return Ok(if enter {
-            // SAFETY: attached.
-            unsafe { ffi::Py_NewRef(o) }
-        } else {
-            boolean(true)
-        });
+    // SAFETY: a Mutex.
+    if unsafe { of(o) }.try_lock() {
+        return Ok(boolean(true));
     }
-    let r = door::wait_for(&mut LockWork::work(o, false), limit)?;
-    if !enter {
-        return Ok(r);
-    }
-    // SAFETY: owned; attached.
-    unsafe {
-        ffi::Py_DECREF(r);
-        Ok(ffi::Py_NewRef(o))
-    }
+    door::wait_for(&mut LockWork::work(o, false), limit)
 }
 
 unsafe extern "C" fn acquire(
@@ -164,14 +150,14 @@ unsafe extern "C" fn acquire(
 ) -> *mut PyObject {
     guard(|| {
         if n == 0 && kw.is_null() {
-            return blocking(o, None, false);
+            return blocking(o, None);
         }
         // SAFETY: as the interpreter gave them.
         let [b, t] = unsafe { parse("acquire", ["blocking", "timeout"], 2, args, n, kw)? };
         match lock_args(b, t)? {
             // SAFETY: a Mutex. It does not wait: no cancel point.
             None => Ok(boolean(unsafe { of(o) }.try_lock())),
-            Some(limit) => blocking(o, limit, false),
+            Some(limit) => blocking(o, limit),
         }
     })
 }
@@ -195,7 +181,7 @@ unsafe extern "C" fn acquire_async(
 }
 
 unsafe extern "C" fn enter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    guard(|| blocking(o, None, true))
+    guard(|| blocking(o, None))
 }
 
 unsafe extern "C" fn aenter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
