@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -239,3 +240,21 @@ def test_sleepers_are_asleep_inside_and_gone_after() -> None:
         assert gorun.stats().waiting >= 500
     assert crowd.alive == 500
     assert gorun.num_goroutine() == before
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="mended in CPython 3.13")
+def test_one_thread_parses_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Seen on 3.11: a switch of threads inside `ast.parse` ends in a SystemError.
+
+    Mutation: `parse` calls `ast.parse` without its turn.
+    """
+    file, whole, seen = tmp_path / "a.py", ast.parse, []
+    file.write_text("x = y")
+
+    def watched(data: bytes) -> ast.Module:
+        seen.append(jobs._TURN.locked())
+        return whole(data)
+
+    monkeypatch.setattr(jobs.ast, "parse", watched)
+    assert jobs.parse(str(file)).names == 2
+    assert seen == [True]

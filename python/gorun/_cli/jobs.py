@@ -7,8 +7,11 @@ interpreter: threads do. Functions and results travel between processes, so both
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
+import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -50,7 +53,7 @@ def parse(path: str) -> Parsed:
     _be_quiet()
     try:
         data = Path(path).read_bytes()
-        tree = ast.parse(data)
+        tree = _tree(data)
     except OSError as error:
         return Parsed(path, error=error.strerror or repr(error))
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -61,6 +64,19 @@ def parse(path: str) -> Parsed:
         if isinstance(node, ast.Name):
             names.add(node.id)
     return Parsed(path, len(data), nodes, len(names))
+
+
+def _tree(data: bytes) -> ast.Module:
+    """``ast.parse``, one thread at a time where the GIL lets no more through anyway.
+
+    Before 3.13 all threads of an interpreter share the parser's recursion counter (gh-106905): a
+    switch of threads in the middle of it ends in a SystemError.
+    """
+    with _TURN:
+        return ast.parse(data)
+
+
+_TURN = threading.Lock() if sys.version_info < (3, 13) else contextlib.nullcontext()
 
 
 @functools.cache
