@@ -48,7 +48,41 @@ def _units(n: int, what: str) -> int:
     return n
 
 
-class Semaphore:
+class _Held:
+    """``with`` and ``async with`` for what has ``acquire``, ``acquire_async`` and ``release``."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def acquire(self) -> bool: ...
+        def acquire_async(self) -> _Operation[bool]: ...
+        def release(self) -> None: ...
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __aenter__(self) -> _Operation[bool]:
+        return self.acquire_async()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Semaphore(_Held):
     """``value`` units; ``acquire`` waits until ``n`` of them are free. First come, first served.
 
     With ``bounded`` (the default) more than the first ``value`` can never be free, as in
@@ -123,35 +157,13 @@ class Semaphore:
             raise ValueError(f"n must be one or more, not {n}")
         self._gate.leave(n, self._bound)
 
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    def __aenter__(self) -> _Operation[bool]:
-        return self._gate.enter_async(1, None)
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.release()
-
 
 # ---- RWMutex ---------------------------------------------------------------------------------
 
 _READ, _WRITE = 0, 1
 
 
-class _Side:
+class _Side(_Held):
     """One side of a reader-writer lock, of the shape of ``Mutex``."""
 
     __slots__ = ("__weakref__", "_gate", "_want")
@@ -185,28 +197,6 @@ class _Side:
         """Whether somebody holds this side."""
         value = self._gate.value()
         return value < 0 if self._want else value > 0
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    def __aenter__(self) -> _Operation[bool]:
-        return self._gate.enter_async(self._want, None)
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class RWMutex:

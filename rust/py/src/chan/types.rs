@@ -7,13 +7,13 @@ use gorun_core::chan::{Blocked, Place, Side};
 use pyo3::ffi::{self, PyObject};
 
 use super::{
-    Batch, CHAN, ChanRef, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, keep,
-    make, values, view,
+    Batch, CHAN, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, keep, make,
+    values, view,
 };
 use crate::args::{number, parse, string, timeout, whole};
 use crate::body::Owned;
 use crate::door;
-use crate::errors::{self, Raised, Res, attached, guard, repr, set, type_error, value_error};
+use crate::errors::{self, Res, attached, guard, repr, set, type_error, value_error};
 use crate::ops;
 use crate::rawtype::{StaticType, fast, getter, getters, methods, noargs, one};
 use crate::rt::rt;
@@ -70,6 +70,9 @@ unsafe extern "C" fn no_new(
 }
 
 /// A value to be sent and a time-out.
+///
+/// # Safety
+/// The arguments are as the interpreter gave them.
 unsafe fn send_args(
     name: &str,
     what: &'static str,
@@ -89,6 +92,10 @@ unsafe fn send_args(
     Ok((v, timeout(t)?))
 }
 
+/// A time-out and nothing else.
+///
+/// # Safety
+/// As `send_args`.
 unsafe fn only_timeout(
     name: &str,
     args: *const *mut PyObject,
@@ -117,6 +124,10 @@ fn many_work(o: *mut PyObject, v: *mut PyObject) -> Res<Work> {
     ))
 }
 
+/// A number of values and a time-out.
+///
+/// # Safety
+/// As `send_args`.
 unsafe fn how_many(
     name: &str,
     args: *const *mut PyObject,
@@ -596,6 +607,3 @@ The view that only receives.
     }
     Ok(())
 }
-
-/// The Raised proof is only named here.
-const _: Option<(Raised, ChanRef)> = None;

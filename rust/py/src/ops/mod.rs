@@ -28,7 +28,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
-use gorun_core::sched::{CancelNow, Fire, Kind, Ticket, Verdict, WaitReason};
+use gorun_core::sched::{Fire, Kind, Ticket, Verdict, WaitReason};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
@@ -298,7 +298,6 @@ impl Op {
     fn wait(self, g: PyG) -> Res<Step> {
         g.waker.set_kind(Kind::Goroutine, self.reason());
         let Ok(ticket) = g.waker.word.arm(true) else {
-            let CancelNow = CancelNow;
             self.unregister();
             return Err(self.cancelled(g));
         };
