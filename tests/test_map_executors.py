@@ -186,18 +186,29 @@ def test_chunks_size_themselves() -> None:
 
     Mutation: one item per chunk; or no window.
     """
-    on = Recorder()
-    assert len(list(gorun.map(abs, range(100_000), on=on))) == 100_000
-    assert on.sizes[0] == 1
-    assert max(on.sizes) > 1000
-    assert on.most <= 2 * executors.WINDOW
-    before = len(on.sizes)
-    list(gorun.map(time.sleep, [executors.TARGET] * 6, on=on))
-    assert on.sizes[before:] == [1] * 6
-    before = len(on.sizes)
-    list(gorun.map(abs, range(100), on=on, chunk=10))
-    assert on.sizes[before:] == [10] * 10
-    on.shutdown()
+    with Recorder() as on:
+        assert len(list(gorun.map(abs, range(100_000), on=on))) == 100_000
+        assert on.sizes[0] == 1
+        assert max(on.sizes) > 1000
+        assert on.most <= 2 * executors.WINDOW
+        before = len(on.sizes)
+        list(gorun.map(time.sleep, [executors.TARGET] * 6, on=on))
+        assert on.sizes[before:] == [1] * 6
+
+
+def test_chunks_as_long_as_said() -> None:
+    """With `chunk`, only the last one is shorter, however slowly the caller takes the results.
+
+    Mutation: `_feed` that pulls whatever has room.
+    """
+    with Recorder() as on:
+        for result in gorun.map(abs, range(1005), on=on, chunk=10):
+            if result % 7 == 0:
+                time.sleep(0.001)
+        assert on.sizes == [10] * 100 + [5]
+        on.sizes.clear()
+        assert list(gorun.map(abs, iter(range(35)), on=on, chunk=10, buffer=15)) == [*range(35)]
+        assert on.sizes == [10] * 3 + [5]
 
 
 def test_a_lost_worker_fails_its_chunk_with_worker_died(tmp_path: Path) -> None:

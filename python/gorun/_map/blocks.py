@@ -3,7 +3,7 @@
 The rules of flow.py and carrier.py hold, with blocks in place of items: a block is a number, that of
 its first item, and a list. It is answered in as many pieces as the carrier likes, each a block again.
 Items are pulled in slices of C speed, whose length follows the input's pace: a slow one is taken item
-by item.
+by item, or by whole chunks where the caller gave their length.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class BlockFlow(Flow):
         super().__init__(job, cast("Any", carrier), source, total, meter)
         self._blocks = carrier
         self._parts: dict[int, list[Any]] = {}  # answers, by the number of their first item
-        self._pace = job.chunk or 1  # items of the next slice of the input
+        self._chunk = job.chunk or 1  # what the input is pulled by, where the run-ahead has it
+        self._pace = self._chunk  # items of the next slice of the input
 
     def _look(self) -> None:
         answers = self._blocks.collect()
@@ -120,10 +121,13 @@ class BlockFlow(Flow):
 
     def _feed(self) -> None:
         given = self._seen - max(0, len(self.ready) - 1)
-        room = self._blocks.ahead - (self._taken - given)
+        ahead = self._blocks.ahead
+        room = ahead - (self._taken - given)
+        chunk = min(self._chunk, ahead)
         slow = _clock() + SLOW_INPUT_SECONDS
-        while room > 0 and self._source is not None:
-            wanted = min(room, self._pace)
+        while room >= chunk and self._source is not None:
+            wanted = min(room, max(chunk, self._pace))
+            wanted -= wanted % chunk
             items: list[Any] = []
             ended = False
             began = _clock()
