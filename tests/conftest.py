@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import itertools
 import os
 import sys
 import sysconfig
@@ -49,6 +50,9 @@ CACHED = frozenset(
 )
 """Types whose instances the runtime keeps for later use. Say why beside each."""
 
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+"""There a collection walks the whole heap, frozen or not: one for each test only if it is needed."""
+
 WATCHDOG_GRACE = 15.0
 """Seconds from the hang limit to the end of the process without the interpreter's help."""
 
@@ -58,6 +62,7 @@ TASKS = Path("/proc/self/task")
 
 FAILED = pytest.StashKey[bool]()
 STDERR = pytest.StashKey[int]()
+TESTS = pytest.StashKey[Iterator[int]]()
 
 hypothesis.settings.register_profile("gorun", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("gorun")
@@ -98,6 +103,13 @@ def maxprocs(request: pytest.FixtureRequest, hook_errors: HookErrors) -> Iterato
         left.clear()
     if problems:
         pytest.fail("\n".join(problems), pytrace=False)
+    _settle(request.config.stash[TESTS])
+
+
+def _settle(tests: Iterator[int]) -> None:
+    """What pytest keeps of each test would make every collection a little slower than the last."""
+    if next(tests) % 32 == 0:
+        gc.freeze()
 
 
 # --- Errors that nobody took ----------------------------------------------------------------------
@@ -156,8 +168,11 @@ class Snapshot:
     def leaks(self, *, compare_objects: bool) -> list[str]:
         """What is alive now and was not then, in words. Waits up to SETTLE for there to be none."""
         limit = time.monotonic() + SETTLE
+        collect = not FREE_THREADED
         while True:
-            gc.collect()
+            if collect:
+                gc.collect()
+            collect = True
             found = [*self._goroutines(), *self._threads(), *self._processes()]
             if compare_objects:
                 found += self._objects()
@@ -229,12 +244,11 @@ def _memories() -> int:
 def _objects() -> Counter[str]:
     """How many of gorun's objects, coroutines and asynchronous generators the collector sees."""
     count: Counter[str] = Counter()
-    for thing in gc.get_objects():
-        kind = type(thing)
+    for kind, number in Counter(map(type, gc.get_objects())).items():
         if kind in (types.CoroutineType, types.AsyncGeneratorType):
-            count[kind.__name__] += 1
+            count[kind.__name__] += number
         elif str(kind.__module__).partition(".")[0] == "gorun":
-            count[f"{kind.__module__}.{kind.__qualname__}"] += 1
+            count[f"{kind.__module__}.{kind.__qualname__}"] += number
     return count
 
 
@@ -251,7 +265,7 @@ def pytest_runtest_makereport(
 
 def pytest_sessionstart() -> None:
     """Refuses a free-threaded interpreter whose lock was switched on by an import."""
-    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys._is_gil_enabled():
+    if FREE_THREADED and sys._is_gil_enabled():
         raise pytest.UsageError("importing gorun enabled the GIL of a free-threaded interpreter")
 
 
@@ -265,8 +279,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps a way to the real standard error, which each test redirects."""
+    """Keeps a way to the real standard error, which each test redirects; and counts the tests."""
     config.stash[STDERR] = os.dup(sys.stderr.fileno())
+    config.stash[TESTS] = itertools.count(1)
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool | None:

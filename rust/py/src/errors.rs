@@ -168,6 +168,14 @@ pub fn timeout_error(text: &str) -> Raised {
 }
 
 /// The error that is set, taken out as one normalised exception (owned), or null.
+#[cfg(Py_3_12)]
+pub fn fetch() -> *mut PyObject {
+    // SAFETY: attached; the reference is ours.
+    unsafe { ffi::PyErr_GetRaisedException() }
+}
+
+/// The error that is set, taken out as one normalised exception (owned), or null.
+#[cfg(not(Py_3_12))]
 pub fn fetch() -> *mut PyObject {
     // SAFETY: attached; the three references are owned by us.
     unsafe {
@@ -186,37 +194,44 @@ pub fn fetch() -> *mut PyObject {
     }
 }
 
-/// Sets an exception object as it is: its context is not touched, its traceback becomes `trace`.
-pub fn restore(exc: *mut PyObject, trace: *mut PyObject) -> Raised {
-    // SAFETY: attached; PyErr_Restore takes over the three new references.
+/// Sets an exception (owned, taken over) as it is: its context is not touched.
+fn put_back(exc: *mut PyObject) {
+    // SAFETY: attached; the calls take over the reference, and the new ones to its type and traceback.
     unsafe {
-        if trace.is_null() {
-            ffi::PyException_SetTraceback(exc, ffi::Py_None());
-        }
+        #[cfg(Py_3_12)]
+        ffi::PyErr_SetRaisedException(exc);
+        #[cfg(not(Py_3_12))]
         ffi::PyErr_Restore(
             ffi::Py_NewRef(ffi::Py_TYPE(exc).cast()),
-            ffi::Py_NewRef(exc),
-            if trace.is_null() {
-                null_mut()
-            } else {
-                ffi::Py_NewRef(trace)
-            },
+            exc,
+            ffi::PyException_GetTraceback(exc),
         );
+    }
+}
+
+/// Sets an exception object as it is: its context is not touched, its traceback becomes `trace`.
+pub fn restore(exc: *mut PyObject, trace: *mut PyObject) -> Raised {
+    // SAFETY: attached; both are alive, and the setter takes a traceback or None.
+    unsafe {
+        let trace = if trace.is_null() { ffi::Py_None() } else { trace };
+        ffi::PyException_SetTraceback(exc, trace);
+        put_back(ffi::Py_NewRef(exc));
     }
     Raised
 }
 
 /// Runs `f` with the error that is set put aside; errors of `f` are reported as unraisable.
 pub fn aside(f: impl FnOnce()) {
-    // SAFETY: attached; references are given back to the interpreter.
+    let exc = fetch();
+    f();
+    // SAFETY: attached.
     unsafe {
-        let (mut t, mut v, mut tb) = (null_mut(), null_mut(), null_mut());
-        ffi::PyErr_Fetch(&raw mut t, &raw mut v, &raw mut tb);
-        f();
         if !ffi::PyErr_Occurred().is_null() {
             ffi::PyErr_WriteUnraisable(null_mut());
         }
-        ffi::PyErr_Restore(t, v, tb);
+    }
+    if !exc.is_null() {
+        put_back(exc);
     }
 }
 
