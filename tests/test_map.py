@@ -1,101 +1,43 @@
-"""`gorun.map` on threads. Beside each guarantee stands a change that its test was seen to catch.
+"""`gorun.map` on threads: results, the input, errors, arguments.
 
+Beside each guarantee stands a change that its test was seen to catch.
 Nothing here measures time. Where an item has to be "slow", it waits for what the test does next.
 """
 
 from __future__ import annotations
 
 import contextvars
-import functools
 import gc
 import itertools
 import math
-import signal
-import subprocess
 import sys
 import threading
 import time
 import types
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
+from tests._mapping import (
+    HANG,
+    Counted,
+    Gate,
+    asquare,
+    at_rest,
+    fails_at,
+    gates,
+    square,
+    tmap,
+    until,
+)
 
 import gorun
-from gorun._gorun import Latch
-from gorun._map import flow, threads, worker
 from gorun._map.carrier import Job
 from gorun._map.threads import ThreadCarrier
 
-tmap = functools.partial(gorun.map, on="thread")
-tmap_async = functools.partial(gorun.map_async, on="thread")
-
-HANG = 30.0  # seconds that only a broken run takes
-
-
-class Counted:
-    """An endless input that counts what was pulled, and by which threads."""
-
-    def __init__(self, end: float = math.inf) -> None:
-        self.pulled = 0
-        self.by: set[int] = set()
-        self.end = end
-
-    def __iter__(self) -> Counted:
-        return self
-
-    def __next__(self) -> int:
-        if self.pulled >= self.end:
-            raise StopIteration
-        self.by.add(threading.get_ident())
-        self.pulled += 1
-        return self.pulled - 1
-
-
-class Gate:
-    """What items wait at. Opened when the test ends, come what may."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def wait(self) -> None:
-        assert self._event.wait(2 * HANG), "nobody opened the gate"  # the test gives up first
-
-    def open(self) -> None:
-        self._event.set()
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open()
-
-
-def square(n: int) -> int:
-    return n * n
-
-
-def until(true: Callable[[], object]) -> None:
-    """Waits for what another thread is about to do."""
-    limit = time.monotonic() + HANG
-    while not true():
-        assert time.monotonic() < limit, "it never came true"
-        time.sleep(0.001)
-
-
-def at_rest(m: Any) -> bool:
-    """Whether all that was taken from the input is through, and its workers are idle."""
-    carrier = m._flow.carrier
-    return not carrier.work and len(carrier._idle) + len(carrier._free) == carrier.job.workers
-
-
-def waits(m: Any) -> bool:
-    """Whether somebody waits in `next`."""
-    return bool(m._flow.carrier.waiting)
-
+gate = pytest.fixture(gates, name="gate")
 
 # ---- results ------------------------------------------------------------------------------------
 
@@ -334,15 +276,6 @@ def test_items_and_results_that_are_through_are_kept_by_nobody(gate: Gate) -> No
 # ---- errors -------------------------------------------------------------------------------------
 
 
-def fails_at(*bad: int) -> Callable[[int], int]:
-    def item(n: int) -> int:
-        if n in bad:
-            raise ValueError(n)
-        return n
-
-    return item
-
-
 def test_raise_gives_the_results_before_then_the_first_error_in_order(gate: Gate) -> None:
     # Mutations: any failure that has landed is the verdict; `_admit` goes on behind the verdict.
     def item(n: int) -> int:
@@ -481,347 +414,6 @@ def test_a_worker_that_is_cancelled_ends_the_map_with_an_error() -> None:
         next(m)
 
 
-# ---- time, retries, workers ---------------------------------------------------------------------
-
-
-def test_timeout_is_for_the_whole(gate: Gate) -> None:
-    # Mutation: `_shorter` gives no time-out.
-    m = tmap(lambda n: gate.wait(), range(3), timeout=0.05)
-    with pytest.raises(TimeoutError, match=r"0\.05 s: 0 of 3"):
-        next(m)
-    assert list(m) == []
-    gate.open()
-
-
-def test_after_the_timeout_what_is_ready_is_given_and_no_more_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Mutations: `_feed` runs when it is late; being late comes before what is ready.
-    now = [0.0]
-    monkeypatch.setattr(flow, "_clock", lambda: now[0])
-    source = Counted()
-    with tmap(square, source, timeout=10, buffer=4, workers=1) as m:
-        assert next(m) == 0
-        until(lambda: at_rest(m))
-        now[0] = 11.0
-        assert [next(m) for _ in range(4)] == [1, 4, 9, 16]
-        with pytest.raises(TimeoutError):
-            next(m)
-    assert source.pulled == 5
-
-
-def test_a_timeout_of_0_tries_once(gate: Gate) -> None:
-    # Mutation: `_feed` is not run for the first look.
-    source = Counted()
-    with pytest.raises(TimeoutError):
-        next(tmap(lambda _: gate.wait(), source, timeout=0))
-    assert source.pulled > 0
-    gate.open()
-
-
-def test_a_timeout_error_of_an_item_is_the_items() -> None:
-    def item(n: int) -> int:
-        raise TimeoutError("mine")
-
-    with pytest.raises(TimeoutError, match="mine"):
-        list(tmap(item, [1], timeout=HANG))
-
-
-def test_retries_run_an_item_again() -> None:
-    # Mutations: one try less; one more; no limit.
-    tries: dict[int, int] = {}
-
-    def item(n: int) -> int:
-        tries[n] = tries.get(n, 0) + 1
-        if tries[n] <= n:
-            raise ValueError(n)
-        return n
-
-    found = list(tmap(item, range(5), retries=2, errors="return", workers=1))
-    assert [*found[:3], repr(found[3])] == [0, 1, 2, "ValueError(3)"]
-    assert tries == {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}
-
-
-def test_retries_are_for_exceptions_alone() -> None:
-    # Mutation: `_again` does not look at the kind.
-    tries = []
-
-    def item(n: int) -> None:
-        tries.append(n)
-        raise SystemExit
-
-    with pytest.raises(SystemExit):
-        list(tmap(item, [1], retries=5))
-    assert tries == [1]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What `item_timeout` is measured with: it stands still but for what the test adds."""
-    now = [0.0]
-    for module in (threads, worker):
-        monkeypatch.setattr(module, "_clock", lambda: now[0])
-    return now
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_item_timeout_fails_the_item_and_replaces_its_worker(
-    gate: Gate, clock: list[float], ordered: bool
-) -> None:
-    # Mutations: `_give_up` frees no number; `_answer` does not ask `running`.
-    before = gorun.num_goroutine()
-
-    def item(n: int) -> int:
-        if n in (1, 2):
-            clock[0] += 1
-            gate.wait()
-        if n == 4:  # the two are still there, and end without another word
-            gate.open()
-            until(lambda: gorun.num_goroutine() == before + 1)
-        return n
-
-    m = tmap(
-        item, range(5), item_timeout=0.05, workers=1, chunk=2, errors="return", ordered=ordered
-    )
-    found = [n if isinstance(n, int) else type(n) for n in m]
-    assert found == [0, TimeoutError, TimeoutError, 3, 4]
-
-
-def test_item_timeout_cuts_a_goroutine_where_it_waits_in_gorun() -> None:
-    # Mutation: `_give_up` does not cancel: the goroutines are reported as leaked.
-    ended = []
-
-    def item(n: int) -> None:
-        try:
-            gorun.sleep(HANG * 10)
-        finally:
-            ended.append(n)
-
-    found = list(tmap(item, range(2), item_timeout=0.05, workers=2, errors="return"))
-    assert [str(error) for error in found] == [
-        f"item {n} of gorun.map took longer than 0.05 s" for n in range(2)
-    ]
-    until(lambda: sorted(ended) == [0, 1])
-
-
-def test_initializer_runs_once_in_each_worker_before_its_items() -> None:
-    # Mutation: `_run` begins anew each time.
-    local = threading.local()
-    made = []
-
-    def begin(label: str) -> None:
-        local.label = label
-        made.append(label)
-
-    found = list(
-        tmap(lambda n: local.label, range(500), workers=3, initializer=begin, initargs=("here",))
-    )
-    assert found == ["here"] * 500
-    assert 1 <= len(made) <= 3
-
-
-@pytest.mark.parametrize("errors", ["raise", "return", "collect"])
-def test_an_error_of_the_initializer_ends_the_map(errors: Any) -> None:
-    # Mutation: `fail` does not wake the front.
-    def begin() -> None:
-        raise OSError("no device")
-
-    with pytest.raises(OSError, match="no device"):
-        list(tmap(square, range(5), initializer=begin, errors=errors))
-
-
-@pytest.mark.parametrize("chunk", [None, 5])
-def test_max_tasks_per_child_replaces_a_worker(chunk: int | None) -> None:
-    # Mutations: `_left` is never counted down; a worker that leaves keeps its chunk.
-    begun: list[int] = []
-    m = tmap(
-        square, range(10), workers=1, max_tasks_per_child=3, chunk=chunk,
-        initializer=lambda: begun.append(1),
-    )  # fmt: skip
-    assert [n * n for n in range(10)] == list(m)
-    assert len(begun) == 4
-
-
-def test_workers_is_how_many_run_at_a_time() -> None:
-    # Mutation: twice as many numbers in `free`.
-    most, now, lock = 0, 0, threading.Lock()
-    meet = threading.Barrier(3)
-
-    def item(n: int) -> int:
-        nonlocal most, now
-        with lock:
-            now += 1
-            most = max(most, now)
-        if n < 3:
-            meet.wait(HANG)
-        time.sleep(0.001)
-        with lock:
-            now -= 1
-        return n
-
-    list(tmap(item, range(60), workers=3))
-    assert most == 3
-
-
-# ---- the end ------------------------------------------------------------------------------------
-
-
-def test_no_worker_outlives_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutation: `join` does nothing. Exactly, and at once: no waiting here.
-    def rest(self: ThreadCarrier) -> Latch | None:
-        time.sleep(0.02)  # the worker is late to see that nothing is left
-        return usual(self)
-
-    usual = ThreadCarrier.rest
-    monkeypatch.setattr(ThreadCarrier, "rest", rest)
-    before = gorun.num_goroutine()
-    assert list(tmap(square, range(3), workers=3)) == [0, 1, 4]
-    assert before == gorun.num_goroutine()
-
-
-def close(m: Any) -> None:
-    m.close()
-
-
-def leave(m: Any) -> None:
-    with m:
-        pass
-
-
-def drop(m: Any) -> None:
-    m.__del__()  # what the last reference does
-
-
-@pytest.mark.parametrize("way", [close, leave, drop])
-def test_the_rest_is_cancelled_and_nothing_is_left(gate: Gate, way: Callable[[Any], None]) -> None:
-    # Mutations: `cancel` keeps `work`, and `_run` does not look at `cancelled`; `cancel` cancels
-    # no goroutine; `close` does nothing.
-    ran, cut = [], []
-
-    def item(n: int) -> int:
-        ran.append(n)
-        if n == 1:
-            until(lambda: len(ran) == 4)
-        if n == 3:
-            try:
-                gorun.sleep(HANG * 10)
-            except gorun.Cancelled as error:
-                cut.append(error.reason)
-                raise
-        if n > 1:
-            gate.wait()  # outside gorun: runs on
-        return n
-
-    before = gorun.num_goroutine()
-    m = tmap(item, Counted(), workers=3, buffer=50)
-    assert [next(m), next(m)] == [0, 1]
-    way(m)
-    assert list(m) == []
-    way(m)  # again does no harm
-    gate.open()
-    until(lambda: gorun.num_goroutine() == before)
-    assert {0, 1, 2, 3} <= set(ran) <= {0, 1, 2, 3, 4}
-    assert cut == ["gorun.map was closed"]
-
-
-def test_idle_workers_end_with_the_map_that_nobody_holds() -> None:
-    # Mutations: the carrier refers to the `Map`; `__del__` does nothing; `cancel` neither wakes
-    # the idle nor cancels them.
-    before = gorun.num_goroutine()
-    m = tmap(square, Counted(), workers=2, buffer=4)
-    next(m)
-    cycle: list[Any] = [m]
-    cycle.append(cycle)
-    del m
-    until(lambda: at_rest(cycle[0]))
-    assert gorun.num_goroutine() > before
-    cycle = []
-    until(lambda: gc.collect() >= 0 and gorun.num_goroutine() == before)
-
-
-def test_close_from_another_thread_ends_a_wait(gate: Gate) -> None:
-    # Mutation: `cancel` does not wake the front.
-    m = tmap(lambda n: gate.wait(), range(3))
-    with ThreadPoolExecutor(1) as other:
-        rest = other.submit(list, m)
-        until(lambda: waits(m))
-        m.close()
-        assert rest.result(HANG) == []
-    gate.open()
-
-
-def test_one_caller_at_a_time(gate: Gate) -> None:
-    # Mutation: `Flow.__enter__` waits for its turn.
-    m = tmap(lambda n: gate.wait() or n, range(3), workers=1)
-    with ThreadPoolExecutor(1) as other:
-        rest = other.submit(list, m)
-        until(lambda: waits(m))
-        with pytest.raises(ValueError, match="advanced already"):
-            next(m)
-        gate.open()
-        assert rest.result(HANG) == [0, 1, 2]
-
-
-def test_an_input_that_asks_for_a_result_is_told_so() -> None:
-    m = tmap(square, (next(m) for _ in range(3)))  # noqa: F821 - the very point
-    with pytest.raises(ValueError, match="advanced already"):
-        next(m)
-
-
-class Interrupt(Exception):
-    """What the signal handler of the next tests raises."""
-
-
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    def handler(signum: int, frame: types.FrameType | None) -> None:
-        raise Interrupt
-
-    usual = signal.signal(signal.SIGUSR1, handler)
-    yield
-    signal.signal(signal.SIGUSR1, usual)
-
-
-def test_a_wait_that_a_signal_cuts_has_changed_nothing(gate: Gate, interrupts: None) -> None:
-    # Mutation: every exception that leaves `_advance` ends the map.
-    m = tmap(lambda n: gate.wait() or n, range(3), workers=1)
-    main = threading.get_ident()
-
-    def interrupt() -> None:
-        until(lambda: waits(m))
-        signal.pthread_kill(main, signal.SIGUSR1)
-
-    with ThreadPoolExecutor(1) as other:
-        other.submit(interrupt)
-        with pytest.raises(Interrupt):
-            next(m)
-    gate.open()
-    assert list(m) == [0, 1, 2]
-
-
-@pytest.mark.no_matrix
-def test_ctrl_c_ends_a_wait_and_the_map() -> None:
-    # Mutation: `_advance` has no `except KeyboardInterrupt`.
-    child = """
-import gorun, sys, threading
-m = gorun.map(
-    lambda n: print("runs", flush=True) or gorun.sleep(3600), range(3), workers=1, on="thread"
-)
-try:
-    next(m)
-except KeyboardInterrupt:
-    print("cut", list(m), flush=True)
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", child], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "runs\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "cut []\n"
-        assert process.wait(HANG) == 0
-
-
 # ---- context, progress, nesting -----------------------------------------------------------------
 
 VAR = contextvars.ContextVar("VAR", default="unset")
@@ -948,156 +540,6 @@ def test_maps_in_many_threads_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         sums = pool.map(lambda n: sum(tmap(square, range(n), workers=3)), [500] * 40)
         assert [sum(i * i for i in range(500))] * 40 == list(sums)
-
-
-# ---- async functions, map_async -----------------------------------------------------------------
-
-
-async def asquare(n: int) -> int:
-    await gorun.sleep_async(0)
-    return n * n
-
-
-class Power:
-    def __init__(self, exponent: int) -> None:
-        self.exponent = exponent
-
-    async def __call__(self, n: int) -> int:
-        return int(n**self.exponent)
-
-
-@pytest.mark.parametrize("fn", [asquare, functools.partial(asquare), Power(2)])
-def test_an_async_function_is_awaited(fn: Callable[[int], Any]) -> None:
-    # Mutation: `makes_coroutine` asks `iscoroutinefunction(fn)` alone.
-    assert [n * n for n in range(500)] == list(tmap(fn, range(500)))
-
-
-def test_as_many_async_items_run_as_there_are_workers() -> None:
-    begun: set[int] = set()
-
-    async def item(n: int) -> int:
-        begun.add(n)
-        while n < 100 and len(begun) < 100:
-            assert len(begun) <= 100
-            await gorun.sleep_async(0.001)
-        return n
-
-    assert list(tmap(item, range(200), workers=100)) == list(range(200))
-
-
-def test_async_errors_retries_and_the_end() -> None:
-    tries = []
-
-    async def item(n: int) -> int:
-        tries.append(n)
-        if n == 1:
-            raise ValueError(n)
-        return n
-
-    found = list(tmap(item, range(3), errors="return", retries=2, workers=1))
-    assert [n if isinstance(n, int) else repr(n) for n in found] == [0, "ValueError(1)", 2]
-    assert tries == [0, 1, 1, 1, 2]
-
-
-def test_close_cancels_async_items_at_their_await() -> None:
-    begun, ended = [], []
-
-    async def item(n: int) -> None:
-        begun.append(n)
-        try:
-            while n or len(begun) < 3:
-                await gorun.sleep_async(HANG * 10 if n else 0.001)
-        finally:
-            ended.append(n)
-
-    with tmap(item, range(9), workers=3) as m:
-        next(m)
-    until(lambda: sorted(begun) == sorted(ended))
-    assert 3 <= len(begun) <= 4
-
-
-def test_item_timeout_cancels_an_async_item(clock: list[float]) -> None:
-    ended = []
-
-    async def item(n: int) -> int:
-        try:
-            if n == 1:
-                clock[0] += 1
-                await gorun.sleep_async(HANG * 10)
-            return n
-        finally:
-            ended.append(n)
-
-    m = tmap(item, range(3), item_timeout=0.05, errors="return", workers=1)
-    assert [n if isinstance(n, int) else type(n) for n in m] == [0, TimeoutError, 2]
-    until(lambda: sorted(ended) == [0, 1, 2])
-
-
-async def collect(m: AsyncIterator[Any]) -> list[Any]:
-    return [value async for value in m]
-
-
-@pytest.fixture(params=["goroutine", "asyncio"])
-def drive(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    """Runs an `async def` function as a goroutine, and as an asyncio task."""
-    import asyncio
-
-    if request.param == "goroutine":
-        return lambda main: gorun.go(main).result(HANG)
-    return lambda main: asyncio.run(main())
-
-
-@pytest.mark.parametrize("fn", [square, asquare])
-def test_map_async_gives_what_map_gives(drive: Callable[[Any], Any], fn: Any) -> None:
-    async def main() -> tuple[list[int], list[int]]:
-        return (
-            await collect(tmap_async(fn, range(300))),
-            await collect(tmap_async(fn, range(300), ordered=False, workers=3)),
-        )
-
-    in_order, others = drive(main)
-    assert [n * n for n in range(300)] == in_order == sorted(others)
-
-
-def test_map_async_raises_what_map_raises(drive: Callable[[Any], Any]) -> None:
-    async def main() -> list[str]:
-        told = []
-        for errors in ("raise", "collect"):
-            try:
-                await collect(tmap_async(fails_at(1), range(3), errors=errors))  # type: ignore[call-overload]
-            except Exception as error:
-                told.append(repr(error))
-        return told
-
-    assert drive(main) == [
-        "ValueError(1)",
-        "ExceptionGroup('1 error in gorun.map', [ValueError(1)])",
-    ]
-
-
-def test_map_async_left_early_leaves_nothing(drive: Callable[[Any], Any]) -> None:
-    async def main() -> int:
-        async with tmap_async(square, Counted(), workers=2) as m:
-            return await anext(m)
-
-    before = gorun.num_goroutine()
-    assert drive(main) == 0
-    until(lambda: gorun.num_goroutine() == before)
-
-
-@pytest.mark.no_matrix
-def test_a_cancelled_wait_of_map_async_has_taken_nothing(gate: Gate) -> None:
-    # Mutation: every exception that leaves `_advance` ends the map.
-    import asyncio
-
-    async def main() -> list[int]:
-        m = tmap_async(lambda n: gate.wait() or n, range(4), workers=1)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(m), 0.05)
-        gate.open()
-        return await collect(m)
-
-    assert asyncio.run(main()) == [0, 1, 2, 3]
 
 
 # ---- arguments ----------------------------------------------------------------------------------
