@@ -16,6 +16,7 @@ import faulthandler
 import gc
 import itertools
 import os
+import signal
 import sys
 import sysconfig
 import threading
@@ -282,6 +283,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keeps a way to the real standard error, which each test redirects; and counts the tests."""
     config.stash[STDERR] = os.dup(sys.stderr.fileno())
     config.stash[TESTS] = itertools.count(1)
+    # A shell's background job ignores it, and so would each child.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool | None:
