@@ -40,6 +40,8 @@ EXCLUDED = {
     ("BarrierTests", "test_repr"): "the text of a repr is gorun's own",
     ("ConditionTests", "test_repr"): "the text of a repr is gorun's own",
 }
+LATER = {("ConditionTests", "test_nan_timeout"): "looks at a private list of threading's"}
+"""The same for tests that not each version has."""
 
 
 def unbounded(value: int = 1) -> gorun.Semaphore:
@@ -64,7 +66,7 @@ def cases() -> list[tuple[str, str]]:
         (name, test)
         for name in SUBJECTS
         for test in loader.getTestCaseNames(getattr(lock_tests, name))
-        if (name, test) not in EXCLUDED
+        if (name, test) not in EXCLUDED | LATER
     ]
 
 

@@ -226,8 +226,8 @@ Wait for the end, as result does, and return the error of the body, or None if i
 A cancelled goroutine gives a GoroutineCancelled.
 
 >>> import gorun
->>> gorun.go(divmod, 7, 0).exception()
-ZeroDivisionError('integer division or modulo by zero')
+>>> gorun.go([].pop).exception()
+IndexError('pop from empty list')
 "),
         fast(c"cancel", cancel, c"cancel($self, reason=None)\n--\n
 Ask the goroutine to end: Cancelled, with this reason, is raised at its next cancel point.
