@@ -45,7 +45,11 @@ lazies! {
         thread_limit = "ThreadLimit",
         channel_closed = "ChannelClosed",
         would_block = "WouldBlock",
-        partial_send = "PartialSend";
+        partial_send = "PartialSend",
+        deadlock = "Deadlock";
+    "gorun._deadlock":
+        possible = "possible",
+        describe = "describe";
     "gorun._selected":
         selected = "Selected";
     "gorun._hooks":

@@ -1,7 +1,7 @@
 //! `gorun._gorun`: the bindings. Convert, call, convert; what is scheduled how is decided in `gorun-core`.
 //!
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
-//! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
+//! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
 //! `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
 
@@ -9,6 +9,7 @@ mod args;
 mod body;
 mod chan;
 mod context;
+mod deadlock;
 mod door;
 mod drive;
 mod errors;
@@ -205,6 +206,8 @@ mod _gorun {
         _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _lock_limit,
         _loop_runs_here, _m_main, _max_threads, _set_finalizing, _stop, _take_limit_met,
     };
+    #[pymodule_export]
+    use crate::deadlock::_watch_deadlocks;
     #[pymodule_export]
     use crate::gate::PyGate;
     #[pymodule_export]
