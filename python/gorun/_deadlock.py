@@ -12,8 +12,11 @@ import sys
 import threading
 import traceback
 
-from gorun import _every, _leaks
+from gorun import _leaks
 from gorun._runtime import goroutines
+
+_MOST = 1000
+"""So many goroutines are shown."""
 
 
 def _is_handled(number: signal.Signals) -> bool:
@@ -26,10 +29,10 @@ def _is_handled(number: signal.Signals) -> bool:
 def possible() -> bool:
     """Whether nothing that only Python knows of could still wake somebody.
 
-    That is a signal handler (other than the default one for SIGINT), or a job. Threads and timers are
-    the core's to see.
+    That is a signal handler, other than the default one for SIGINT. Threads and timers (and with them
+    jobs and time-outs) are the core's to see.
     """
-    return not _every.jobs() and not any(map(_is_handled, signal.valid_signals()))
+    return not any(map(_is_handled, signal.valid_signals()))
 
 
 def _of_threads(waits: list[tuple[int, str]]) -> str:
@@ -53,7 +56,9 @@ def describe(waits: list[tuple[int, str]]) -> str:
     infos = goroutines()
     parts = ["every goroutine is asleep, and nothing can wake one"]
     if infos:
-        parts.append(_leaks.describe(infos))
+        parts.append(_leaks.describe(infos[:_MOST]))
+    if len(infos) > _MOST:
+        parts.append(f"... and {len(infos) - _MOST} goroutines more")
     parts.append(_of_threads(waits))
     # Names of files and functions may hold what is no text.
     return "\n".join(parts).encode("utf-8", "backslashreplace").decode()

@@ -7,9 +7,8 @@
 //! code, so it runs here, never while the thread counts as parked). The look itself comes when the thread has registered
 //! and parked again. In between no Python runs, and handlers are set by this thread only.
 //!
-//! Found, the thread leaves its wait, and: a signal that came meanwhile wins (what it raises is raised); else the text is
-//! made while the others still stand where they stood, then they are cut, then all raise. Each thread that is cut takes
-//! the text from `WHY`; goroutines are left alone.
+//! Found, the thread leaves its wait, and makes the text while the others still stand where they stood; then they are cut,
+//! then all raise. Each thread that is cut takes the text from `WHY`; goroutines are left alone.
 //!
 //! It costs, per slice of 50 ms, a few loads per P; where that says that all is quiet, a call into Python and a look (one
 //! per M and thread that waits, and a system call), at growing distances up to a second.
@@ -19,10 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gorun_core::prim::Lock;
 use gorun_core::sched::WaitReason;
 use gorun_core::wait::Next;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-use crate::errors::{self, Raised, attached, set};
-use crate::rt::{Rt, finalizing};
+use crate::errors::{self, Raised, Res, attached, raise, set};
+use crate::rt::Rt;
 
 /// Most slices between two looks.
 const MAX_PAUSE: u32 = 20;
@@ -51,28 +51,26 @@ impl Watch {
     }
 
     /// After a slice, aside and attached.
-    pub fn turn(&mut self, rt: Rt) -> Next {
-        if !ON.load(Ordering::Relaxed) || finalizing() || !rt.seems_quiet() {
-            return Next::Sleep;
+    pub fn turn(&mut self, rt: Rt) -> Res<Next> {
+        if !ON.load(Ordering::Relaxed) || !rt.seems_quiet() {
+            return Ok(Next::Sleep);
         }
         if self.left > 0 {
             self.left -= 1;
-            return Next::Sleep;
+            return Ok(Next::Sleep);
         }
         self.pause = (2 * self.pause + 1).min(MAX_PAUSE);
         self.left = self.pause;
-        let mut next = Next::Sleep;
-        errors::aside(|| {
-            let py = attached();
-            // SAFETY: a callable that lives as long as the module.
-            let possible = unsafe { Bound::from_borrowed_ptr(py, errors::possible(py)) };
-            match possible.call0().and_then(|r| r.extract::<bool>()) {
-                Ok(true) => next = Next::Look,
-                Ok(false) => {}
-                Err(e) => e.restore(py),
-            }
-        });
-        next
+        let py = attached();
+        // SAFETY: a callable that lives as long as the module.
+        let possible = unsafe { Bound::from_borrowed_ptr(py, errors::possible(py)) };
+        // What it raises is Ctrl-C, that came in this moment.
+        let yes = possible.call0().and_then(|r| r.extract::<bool>());
+        Ok(if yes.map_err(raise)? {
+            Next::Look
+        } else {
+            Next::Sleep
+        })
     }
 }
 
@@ -83,17 +81,19 @@ pub fn report(rt: Rt, reason: WaitReason) -> Raised {
     let describe = unsafe { Bound::from_borrowed_ptr(py, errors::describe(py)) };
     let mut waits = rt.found();
     waits.push((crate::rt::this_thread(), reason.name()));
-    let text = describe
-        .call1((waits,))
-        .and_then(|t| t.extract::<String>())
-        .unwrap_or_else(|e| format!("every goroutine is asleep; and there is no dump: {e}"));
+    let text = match describe.call1((waits,)).and_then(|t| t.extract::<String>()) {
+        Ok(text) => text,
+        // Ctrl-C wins. The others are found once more, if this thread comes back.
+        Err(e) if !e.is_instance_of::<PyException>(py) => return raise(e),
+        Err(e) => format!("every goroutine is asleep, and nothing can wake one; no dump: {e}"),
+    };
     WHY.lock().clone_from(&text);
     rt.cut_found();
     set(errors::deadlock(py), &text)
 }
 
 /// Another thread was cut.
-pub fn raise() -> Raised {
+pub fn raise_again() -> Raised {
     let text = WHY.lock().clone();
     set(errors::deadlock(attached()), &text)
 }

@@ -27,29 +27,21 @@ fn on_main_thread() -> bool {
     crate::rt::this_thread() == std::process::id()
 }
 
-/// Runs signal handlers, on the main thread.
-fn signals(main: bool) -> Res<()> {
-    // SAFETY: attached.
-    if main && unsafe { ffi::PyErr_CheckSignals() } != 0 {
-        Err(Raised)
-    } else {
-        Ok(())
-    }
-}
-
 /// What the main thread does while it is aside: runs signal handlers; now and then it asks for a look for a deadlock.
-fn check(rt: Rt, main: bool, watch: &mut Watch) -> Res<Next> {
-    signals(main)?;
-    Ok(watch.turn(rt))
+fn check(rt: Rt, watch: &mut Watch) -> Res<Next> {
+    // SAFETY: attached.
+    if unsafe { ffi::PyErr_CheckSignals() } != 0 {
+        return Err(Raised);
+    }
+    watch.turn(rt)
 }
 
 /// The wait was ended because nothing can happen any more.
 fn deadlocked(rt: Rt, main: bool, reason: WaitReason) -> Raised {
-    // A signal that came in the last moment is the better news.
-    match signals(main) {
-        Err(raised) => raised,
-        Ok(()) if main => deadlock::report(rt, reason),
-        Ok(()) => deadlock::raise(),
+    if main {
+        deadlock::report(rt, reason)
+    } else {
+        deadlock::raise_again()
     }
 }
 
@@ -63,9 +55,7 @@ pub fn wait<E>(
     let main = on_main_thread();
     let slice = main.then_some(SLICE);
     let mut watch = Watch::new();
-    let end = block(rt, latch, reason, timeout, slice, || {
-        check(rt, main, &mut watch)
-    })?;
+    let end = block(rt, latch, reason, timeout, slice, || check(rt, &mut watch))?;
     over(rt)?;
     match end {
         End::Ready => Ok(Waited::Ready),
@@ -91,9 +81,7 @@ pub fn wait_for(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> 
     let main = on_main_thread();
     let (reason, slice) = (work.reason(), main.then_some(SLICE));
     let mut watch = Watch::new();
-    let end = match block_on(rt, work, reason, limit, slice, || {
-        check(rt, main, &mut watch)
-    }) {
+    let end = match block_on(rt, work, reason, limit, slice, || check(rt, &mut watch)) {
         Ok(end) => end,
         Err(raised) => {
             work.cut();

@@ -13,12 +13,16 @@ const SLICE: Option<Duration> = Some(Duration::from_millis(1));
 
 /// Waits for what nobody does, and looks five times; `Err` if all looks found something going on.
 fn looks(rt: Rt) -> Result<End, ()> {
+    looks_within(rt, None)
+}
+
+fn looks_within(rt: Rt, limit: Option<Duration>) -> Result<End, ()> {
     let mut left = 5;
     block(
         rt,
         Some(&Latch::<u32>::default()),
         WaitReason::Event,
-        None,
+        limit,
         SLICE,
         || {
             left -= 1;
@@ -47,12 +51,19 @@ fn a_thread_alone_that_waits_for_ever_is_stuck() {
 fn a_wait_that_ends_by_itself_is_not() {
     in_child(|| {
         let rt = rt(1);
-        let latch = Latch::<u32>::default();
-        let limit = Some(Duration::from_millis(30));
-        let end = block(rt, Some(&latch), WaitReason::Event, limit, SLICE, || {
-            Ok::<_, ()>(Next::Look)
-        });
-        end == Ok(End::Timeout)
+        let hour = Some(Duration::from_secs(3600));
+        let short = Some(Duration::from_millis(30));
+        looks_within(rt, hour) == Err(()) && {
+            let end = block(
+                rt,
+                Some(&Latch::<u32>::default()),
+                WaitReason::Event,
+                short,
+                None,
+                || Ok::<_, ()>(Next::Sleep),
+            );
+            end == Ok(End::Timeout)
+        }
     });
 }
 
@@ -100,7 +111,7 @@ fn a_note_of_before_a_work_is_not_one_of_after_it() {
 }
 
 /// Threads that wait with us are no obstacle, and are cut; one that does anything else is, whoever it is.
-/// Mutations: `threads() != ...` is left out; `cut_found` cuts nobody; seats of goroutines' threads only.
+/// Mutations: the kernel is asked neither for the count nor for the list; `cut_found` cuts nobody; seats of goroutines' threads only.
 #[test]
 fn other_threads() {
     in_child(|| {
@@ -144,24 +155,46 @@ fn other_threads() {
     });
 }
 
-/// A look that found nothing leaves nobody to be cut; a wait that went on meanwhile is left alone.
-/// Mutation: `cut_found` fires whatever the ticket is.
+/// What was found is a wait, not a waker: the next wait is left alone. Mutation: `cut_found` takes the ticket of now.
 #[test]
-fn a_wait_that_went_on_is_not_cut() {
+fn a_later_wait_is_not_cut() {
     in_child(|| {
         let rt = rt(1);
         let first = looks(rt) == Ok(End::Deadlock);
-        // The ticket of that wait is old; the same waker waits again, and nobody looks.
-        let latch = Latch::<u32>::default();
-        let mut cut = false;
-        let limit = Some(Duration::from_millis(20));
-        let end = block(rt, Some(&latch), WaitReason::Event, limit, SLICE, || {
-            if !std::mem::replace(&mut cut, true) {
-                rt.cut_found();
+        let latch: &'static Latch<u32> = Box::leak(Box::default());
+        let cutter = std::thread::spawn(move || {
+            // The same waker, by an older ticket.
+            while !rt.quiet.seats.lock().all.iter().any(|s| {
+                // SAFETY: wakers of threads are never unmapped.
+                let w = unsafe { s.waker.load(Ordering::Acquire).as_ref() };
+                w.is_some_and(|w| w.held_for_ever().is_some())
+            }) {
+                std::thread::yield_now();
             }
+            rt.cut_found();
+            latch.close(rt);
+        });
+        let end = block(rt, Some(latch), WaitReason::Event, None, None, || {
             Ok::<_, ()>(Next::Sleep)
         });
-        first && end == Ok(End::Timeout)
+        cutter.join().unwrap();
+        first && end == Ok(End::Ready)
+    });
+}
+
+/// Mutation: `threads` takes the folder's own two links for threads.
+#[test]
+fn the_kernel_counts_threads() {
+    in_child(|| {
+        let alone = threads();
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || told.recv());
+        let two = threads();
+        let me = super::super::m::gettid();
+        let strangers = !all_threads(|tid| tid == me);
+        drop(tell);
+        let _ = other.join();
+        alone == Some(1) && two == Some(2) && strangers
     });
 }
 
