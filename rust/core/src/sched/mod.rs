@@ -1,7 +1,7 @@
 //! The scheduler: goroutines (G), the rights to run (P), threads (M). README.md beside this file holds the protocol.
 //!
 //! Reading order: `state` (the word of a waiter), `owner` (the word of a P), `m` (the loop), `find` (where work comes
-//! from), `idle` (going idle against submitting), `blocking` (hand-off), `sysmon` (the watcher).
+//! from), `idle` (going idle against submitting), `blocking` (hand-off), `sysmon` (the watcher), `quiet` (deadlocks).
 
 mod blocking;
 mod cancel;
