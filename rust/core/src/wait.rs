@@ -176,6 +176,8 @@ pub unsafe trait Attempt {
     /// Keeps its place in every list and gets nothing until it enlists again. Called while the wait is still open: what
     /// was delivered before stands.
     fn aside(&mut self) {}
+    /// Aside, because of a signal: its handlers may take their time, or wait for those behind. Those may pass.
+    fn away(&mut self) {}
     /// After Ready: true if it has happened, false if it was only told to try again.
     fn confirm(&mut self) -> bool {
         true
@@ -415,6 +417,9 @@ fn wait_round<A: Attempt, E>(
             attempt.aside();
             if !give_up(w, ticket) {
                 break;
+            }
+            if woke == Wake::Interrupted {
+                attempt.away();
             }
             return match check() {
                 Ok(next) => Round::Again(next),
