@@ -330,11 +330,8 @@ def goroutines() -> list[GoroutineInfo]:
 
 _EXIT_LIMIT = 0.5
 
-before_shutdown: list[Callable[[], None]] = []
-"""Called by `shutdown` before it cancels: for those who would put new goroutines in their place."""
-
-_at_shutdown: list[Callable[[], object]] = []
-"""The same, also at the exit of the interpreter: those who start goroutines by themselves stop."""
+at_shutdown: list[Callable[[], object]] = []
+"""Called by `shutdown` and at the exit before goroutines are cancelled: who would start others stops."""
 
 
 def shutdown(timeout: float | None = None) -> bool:
@@ -355,8 +352,6 @@ def shutdown(timeout: float | None = None) -> bool:
     def left() -> float | None:
         return None if end is None else max(0.0, end - time.monotonic())
 
-    for prepare in before_shutdown:
-        prepare()
     ended = _cancel_all(left)
     rest = left()
     stopped = _gorun._stop(1e9 if rest is None else rest)
@@ -365,7 +360,7 @@ def shutdown(timeout: float | None = None) -> bool:
 
 def _cancel_all(left: Callable[[], float | None]) -> bool:
     """Cancel what lives until nothing does; False if the time was up first."""
-    for stop in _at_shutdown:
+    for stop in at_shutdown:
         stop()
     while live := _gorun._live():
         for g in live:
