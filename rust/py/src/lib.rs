@@ -112,11 +112,12 @@ fn _max_threads(n: u32) -> u32 {
     old
 }
 
-/// Makes the runtime. Once, by the package.
+/// Sets the runtime up. By the package.
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
-    errors::init(py);
-    rt::init(procs, max_threads);
+    errors::look_up(py);
+    rt().set_procs(procs);
+    rt().set_max_threads(max_threads);
     context::set_up();
     host::set_up_probe(rt());
 }
@@ -245,6 +246,9 @@ mod _gorun {
             },
         )?;
         m.add("CountDown", m.getattr("Latch")?)?;
+        // What follows may be used although the package could not be imported (a bad setting): it must not crash.
+        errors::init();
+        rt::make();
         // SAFETY: at import, attached, once.
         unsafe {
             goroutine::init()
