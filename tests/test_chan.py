@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import pickle
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -567,3 +568,39 @@ def test_a_channel_goes_with_its_values() -> None:
     assert ref() is not None
     del ch
     assert ref() is None
+
+
+def test_send_many_async_takes_its_iterable_when_awaited() -> None:
+    """Built and dropped, or cancelled on entry, it has taken nothing. If the iterable raises, nothing is sent.
+
+    Mutation: `Batch::new` makes the values.
+    """
+    taken: list[int] = []
+
+    def numbers(n: int) -> Iterator[int]:
+        for k in range(n):
+            taken.append(k)
+            if k == 3:
+                raise KeyError(k)
+            yield k
+
+    ch = gorun.Chan[int](10)
+
+    async def main() -> None:
+        op = ch.send_many_async(numbers(2))
+        assert taken == []
+        assert await op == 2
+        with pytest.raises(KeyError):
+            await ch.send_many_async(numbers(5))
+        with pytest.raises(TypeError, match="an iterable of values, not 7"):
+            ch.send_many_async(7)  # type: ignore[arg-type]
+        taken.clear()
+        gorun.current().cancel()  # type: ignore[union-attr]
+        with contextlib.suppress(gorun.Cancelled):
+            await ch.send_many_async(numbers(2))
+
+    gorun.run(main)
+    assert (taken, len(ch)) == ([], 2)
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        ch.send_many_async(numbers(2))
+    assert taken == []

@@ -506,7 +506,7 @@ def test_kill(gate: Gate) -> None:
 def test_gorun_shutdown_cuts_and_it_can_be_used_again(gate: Gate) -> None:
     """`gorun.shutdown` cancels what waits and what runs; later calls get new workers.
 
-    Mutation: `_before_shutdown` that drops nothing (it never ends then).
+    Mutation: `_at_shutdown` that drops nothing (it never ends then).
     """
     with Executor(1) as executor:
         entered = threading.Event()

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from queue import Queue
 
@@ -362,6 +362,26 @@ def test_an_await_inside_blocking_is_an_error() -> None:
 
     assert "blocking" in go(body).result(20)
     until(lambda: gorun.stats().ms_blocked == 0)
+
+
+def test_a_bare_yield_inside_blocking_is_an_error() -> None:
+    """As an await there: the P is away. The body goes on, and its P count is right afterwards.
+
+    Mutation: `resume` takes a bare None for a yield wherever it comes from.
+    """
+
+    class Bare:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    async def body() -> str:
+        with pytest.raises(RuntimeError, match="await inside"), gorun.blocking():
+            await Bare()
+        await Bare()
+        return "done"
+
+    assert gorun.go(body).result(20) == "done"
+    assert gorun.stats().ms_blocked == 0
 
 
 # --- the retaken ----------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ LAYERS = [
     {"_hooks"},
     {"_callers", "_context", "_joining", "_pool", "_runtime", "_sync", "_ticker"},
     {"_cond", "_every", "_groups", "_leaks", "_once", "_timeout"},
-    {"_pytest"},
+    {"_deadlock", "_pytest"},
     {"_proc"},
     {"_executor", "_map"},
     {"__init__", "_cli"},

@@ -258,3 +258,41 @@ def test_usable_cpus_rounds_the_quota_up(monkeypatch: pytest.MonkeyPatch) -> Non
     for quota, cpus in ((0.1, 1), (1.0, 1), (1.2, 2), (7.5, 8), (100.0, 8), (math.inf, 8)):
         monkeypatch.setattr(_settings, "_quota", lambda quota=quota: quota)
         assert _settings.usable_cpus() == cpus
+
+
+@pytest.mark.no_matrix
+@pytest.mark.parametrize("again", ["keep", "forget"])
+def test_a_failed_import_can_be_tried_again(again: str) -> None:
+    """The extension is there, not set up: what is called answers or raises. The next import works, whatever is left.
+
+    Mutations: `rt::make` by `_init` only; the same for the names in `errors::init`.
+    """
+    script = f"""
+import os, sys
+os.environ['GOMAXPROCS'] = 'many'
+try:
+    import gorun
+except ValueError as e:
+    assert 'many' in str(e)
+core = sys.modules['gorun._gorun']
+ch = core.Chan(1)
+ch.send('value')
+assert ch.recv() == 'value' and core.num_goroutine() == 0 and core.current() is None
+try:
+    core.go(abs, -1)
+except RuntimeError as e:
+    assert 'cannot start a thread' in str(e)
+if {again == "forget"}:
+    for name in [m for m in sys.modules if m.startswith('gorun')]: del sys.modules[name]
+os.environ['GOMAXPROCS'] = '2'
+import gorun
+assert gorun.gomaxprocs() == 2 and gorun.go(abs, -1).result() == 1
+try:
+    gorun.Chan().close() or gorun.Chan().recv(timeout=0.001)
+except TimeoutError:
+    print('well')
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=40
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("well\n", "", 0)

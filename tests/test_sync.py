@@ -537,3 +537,41 @@ def test_gates_are_not_for_users() -> None:
     """What stands behind; it refuses what is not its own. Mutation: `leave` of a flag changes it."""
     with pytest.raises(RuntimeError, match="nothing to leave"):
         Gate.flag().leave()
+
+
+@pytest.mark.no_matrix
+def test_a_signal_handler_may_wait_for_those_behind() -> None:
+    """A writer's handler waits for a reader that stands behind it. Mutation: `GateWork.away` does nothing.
+
+    A signal in the moment at the end of a slice does not count: then once more.
+    """
+    ended = _child.run(
+        """
+        mu, there = gorun.RWMutex(), []
+        def reader(got):
+            with mu.reader: got.set()
+        def handler(*_):
+            got = gorun.Event()
+            g = go(reader, got)
+            there.append(got.wait(5))
+        signal.signal(signal.SIGUSR1, handler)
+        for _ in range(5):
+            mu.reader.acquire()
+            behind = gorun.Event()
+            def act():
+                time.sleep(0.02)  # the main thread waits by then
+                g = go(reader, behind)
+                time.sleep(0.005)  # and this one behind it
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                passed = behind.wait(5)
+                mu.reader.release()
+                return passed
+            g = go(act)
+            mu.writer.acquire()
+            mu.writer.release()
+            if g.result():
+                break
+        print(g.result())
+        """
+    )
+    assert ended.out == "True"

@@ -53,7 +53,11 @@ class WouldBlock(GorunError):
 
 
 class Deadlock(GorunError):
-    """Every goroutine is asleep, and nothing can wake one."""
+    """Every goroutine is asleep, and nothing can wake one; raised in the threads that wait in gorun.
+
+    The message says where each goroutine and each of these threads stands. The environment's
+    ``GORUN_DEADLOCK=0`` turns it off. Go's "all goroutines are asleep".
+    """
 
 
 class GoroutineLeak(GorunError):

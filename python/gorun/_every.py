@@ -333,5 +333,5 @@ def _cancel_all() -> None:
         job.cancel()
 
 
-_runtime._at_shutdown.append(_cancel_all)
+_runtime.at_shutdown.append(_cancel_all)
 os.register_at_fork(after_in_child=_jobs.clear)

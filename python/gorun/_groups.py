@@ -14,6 +14,8 @@ start others):
 - time-out: there is none; a ``timeout`` around the group is a cancel.
 - the limit of threads: a plain goroutine on the last free one cannot wait for goroutines that need it.
   ThreadLimit is an error of the group; the children are cancelled, and end when the thread is free.
+- a deadlock: the children are cancelled, and the wait goes on; if they cannot be cut there is a second
+  one, and nothing to wait for. It is an error of the group.
 - closed loop, fork, exit: nobody waits any more, the children are the runtime's.
 
 The lock is held for moments only, around nothing that waits or runs foreign code. It can be taken
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from gorun import _callers, _gorun
 from gorun._context import Context, background
-from gorun._errors import Cancelled, ThreadLimit
+from gorun._errors import Cancelled, Deadlock, ThreadLimit
 from gorun._gorun import Goroutine, Latch
 
 if TYPE_CHECKING:
@@ -432,6 +434,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
     ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
+        stuck = False
         try:
             while True:
                 try:
@@ -442,6 +445,12 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
                     outer = self._met(error, outer)
                     self._closed = True
                     break
+                except Deadlock as error:
+                    outer = self._met(error, outer)
+                    if stuck:
+                        self._closed = True
+                        break
+                    stuck = True
                 except BaseException as error:
                     outer = self._met(error, outer)
             self._end(exc, outer)

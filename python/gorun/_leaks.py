@@ -22,7 +22,7 @@ _BOTTOM = ("_bootstrap", "_bootstrap_inner", "run")
 """The frames of ``threading`` that every M stands on."""
 
 
-def _of_thread(frame: FrameType) -> list[traceback.FrameSummary]:
+def of_thread(frame: FrameType) -> list[traceback.FrameSummary]:
     """The frames of a thread, outermost first, without those of ``threading`` at its bottom."""
     stack = list(traceback.extract_stack(frame))
     for name in _BOTTOM:
@@ -42,11 +42,11 @@ def _stacks() -> dict[int, list[traceback.FrameSummary]]:
         if parked:
             stacks[number] = [traceback.FrameSummary(f, line, name) for f, line, name in parked]
         elif frame is not None:
-            stacks[number] = _of_thread(frame)
+            stacks[number] = of_thread(frame)
     return stacks
 
 
-def _describe(infos: Iterable[GoroutineInfo]) -> str:
+def describe(infos: Iterable[GoroutineInfo]) -> str:
     stacks = _stacks()
     lines = []
     for info in infos:
@@ -75,7 +75,7 @@ def dump(file: TextIO | None = None) -> None:
     no goroutines
     """
     infos = goroutines()
-    print(_describe(infos) if infos else "no goroutines", file=file or sys.stderr)
+    print(describe(infos) if infos else "no goroutines", file=file or sys.stderr)
 
 
 class check_leaks(AbstractContextManager["check_leaks"]):  # noqa: N801  (reads as a statement)
@@ -116,4 +116,4 @@ class check_leaks(AbstractContextManager["check_leaks"]):  # noqa: N801  (reads 
             time.sleep(0.001)
         if left := self._left():
             count = f"{len(left)} goroutine{'s' if len(left) > 1 else ''}"
-            raise GoroutineLeak(f"{count} outlived the block:\n{_describe(left)}")
+            raise GoroutineLeak(f"{count} outlived the block:\n{describe(left)}")

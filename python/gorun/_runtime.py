@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 from gorun import _gorun, _settings
+from gorun._errors import Deadlock
 from gorun._gorun import Goroutine
 
 T = TypeVar("T")
@@ -32,8 +33,8 @@ def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Run ``main(*args, **kwargs)`` in a goroutine, wait for it, and return its value.
 
     The calling thread waits and runs no goroutine itself. Ctrl-C, or any exception from a signal
-    handler, cancels ``main``, waits for its cleanup and is then raised; a second one is raised at
-    once. Other goroutines go on. Raises what ``main`` raises; RuntimeError inside a goroutine and
+    handler, cancels ``main``, waits for its cleanup and is then raised, as is Deadlock; a second one is
+    raised at once. Other goroutines go on. Raises what ``main`` raises; RuntimeError inside a goroutine and
     on a thread with a running asyncio loop. Go's ``main``.
 
     >>> import gorun
@@ -49,9 +50,9 @@ def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
     g = _gorun._spawn(main, args, kwargs, None, None)
     try:
         g._wait()
-    except BaseException:
+    except BaseException as e:
         _gorun._take(g)
-        g.cancel("interrupted")
+        g.cancel("deadlock" if isinstance(e, Deadlock) else "interrupted")
         g._wait()
         raise
     return g.result()
@@ -329,11 +330,8 @@ def goroutines() -> list[GoroutineInfo]:
 
 _EXIT_LIMIT = 0.5
 
-before_shutdown: list[Callable[[], None]] = []
-"""Called by `shutdown` before it cancels: for those who would put new goroutines in their place."""
-
-_at_shutdown: list[Callable[[], object]] = []
-"""The same, also at the exit of the interpreter: those who start goroutines by themselves stop."""
+at_shutdown: list[Callable[[], object]] = []
+"""Called by `shutdown` and at the exit before goroutines are cancelled: who would start others stops."""
 
 
 def shutdown(timeout: float | None = None) -> bool:
@@ -354,8 +352,6 @@ def shutdown(timeout: float | None = None) -> bool:
     def left() -> float | None:
         return None if end is None else max(0.0, end - time.monotonic())
 
-    for prepare in before_shutdown:
-        prepare()
     ended = _cancel_all(left)
     rest = left()
     stopped = _gorun._stop(1e9 if rest is None else rest)
@@ -364,7 +360,7 @@ def shutdown(timeout: float | None = None) -> bool:
 
 def _cancel_all(left: Callable[[], float | None]) -> bool:
     """Cancel what lives until nothing does; False if the time was up first."""
-    for stop in _at_shutdown:
+    for stop in at_shutdown:
         stop()
     while live := _gorun._live():
         for g in live:
@@ -389,7 +385,9 @@ def _at_exit() -> None:
 def _install() -> None:
     """Make the runtime of this process and hook it into fork and exit. Once, at import."""
     _settings.check_sysmon()
+    watch = _settings.watch_deadlocks()
     _gorun._init(_settings.default_procs(), _settings.default_max_threads())
+    _gorun._watch_deadlocks(watch)
     os.register_at_fork(after_in_child=_gorun._after_fork)
     # Not threading._register_atexit: that runs before other threads are joined, and before the hooks
     # of executors that were imported earlier.

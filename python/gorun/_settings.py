@@ -1,4 +1,4 @@
-"""Settings from the environment and their checks: GOMAXPROCS, GORUN_MAX_THREADS.
+"""Settings from the environment and their checks: GOMAXPROCS, GORUN_MAX_THREADS, GORUN_DEADLOCK, GORUN_SYSMON.
 
 Bad input is an error that names the variable, its value and what was expected.
 """
@@ -113,6 +113,14 @@ def check_seconds(seconds: float, name: str) -> float:
     if math.isnan(number):
         raise ValueError(f"{name} must be a number of seconds, not {seconds!r}")
     return float(seconds)
+
+
+def watch_deadlocks() -> bool:
+    """GORUN_DEADLOCK: unset or "1" for yes, "0" for no."""
+    text = os.environ.get("GORUN_DEADLOCK", "").strip()
+    if text not in ("", "0", "1"):
+        raise ValueError(f"GORUN_DEADLOCK must be '0' or '1', not {text!r}")
+    return text != "0"
 
 
 def check_sysmon() -> None:

@@ -2,8 +2,8 @@
 
 At exit, before threads are joined and long before gorun's own shutdown (`atexit`), every team is
 closed and joined: pending calls are run, as `concurrent.futures` does. Ctrl-C while that lasts drops
-what waits. `gorun.shutdown` drops what waits too, before it cancels the workers; the executors can
-be used again afterwards.
+what waits. `gorun.shutdown` drops what waits too, before it cancels the workers (at the exit nothing
+is left by then); the executors can be used again afterwards.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _at_exit() -> None:
         raise
 
 
-def _before_shutdown() -> None:
+def _at_shutdown() -> None:
     for team in _living():
         team.drop()
 
@@ -87,5 +87,5 @@ try:
     threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 except RuntimeError:  # imported at the very end: no executor will take a call
     _exiting = True
-_runtime.before_shutdown.append(_before_shutdown)
+_runtime.at_shutdown.append(_at_shutdown)
 os.register_at_fork(after_in_child=_after_fork)

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | admitted | the node is out, the rule has taken what it wanted |
 //! | time-out, cancel | the node is taken out; it may have been what held the next ones up, so the head is looked at again |
-//! | signal | aside: it keeps its place. Others pass it meanwhile, unless entering takes nothing away: then it is let in on account |
+//! | signal | aside: it keeps its place. Others pass it meanwhile (`pass`), unless entering takes nothing away: then it is let in on account |
+//! | end of a slice | aside for a moment: nobody passes but by a change, else a large request or a writer would starve |
 //! | taker vanished after it was admitted | `undo`: the rule takes it back, and the head is looked at |
 //! | fork | the child's queue is empty; the state is as it was (as with `threading`'s locks) |
 //!
@@ -166,6 +167,11 @@ impl<R: Rule> Gate<R> {
     pub fn aside(&self, spot: &mut Spot) {
         let _inner = self.inner.lock();
         spot.node.step_aside();
+    }
+
+    /// One that is aside will be so for a while: lets in whom the state admits without it.
+    pub fn pass<H: Host>(&self, rt: &'static Runtime<H>) {
+        self.change(rt, |_| ());
     }
 
     /// One that was admitted vanished.

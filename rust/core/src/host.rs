@@ -45,6 +45,11 @@ pub trait Host: Sized + Send + Sync + 'static {
     fn current() -> *const M<Self>;
     /// Sets the M of this thread.
     fn set_current(m: *const M<Self>);
+    /// True if the calling thread has more to do than to wait (an event loop runs on it): then it is never part of a
+    /// deadlock. Attached.
+    fn tied() -> bool {
+        false
+    }
     /// Called on the M's thread, attached, before its first goroutine; what sysmon needs to look at it.
     fn m_started(rt: &'static Runtime<Self>, id: u32);
     /// Called on the M's thread, attached, before it ends.

@@ -12,8 +12,8 @@ use crate::host::Host;
 use crate::prim::atomic::fence;
 use crate::prim::{Lock, Parker, atomic as modelled};
 use crate::sched::{
-    G, GRef, Global, Interp, Kind, M, MCtl, P, Packet, Pool, ProbeMode, Sched, Sysmon, Ticket,
-    TimerSlot, WaitReason, Waker, flag,
+    G, GRef, Global, Interp, Kind, M, MCtl, P, Packet, Pool, ProbeMode, Quiet, Sched, Sysmon,
+    Ticket, TimerSlot, WaitReason, Waker, flag,
 };
 use crate::trace::Event;
 
@@ -55,6 +55,7 @@ pub struct Runtime<H: Host> {
     pub(crate) max_threads: AtomicU32,
     pub(crate) keeper_deadline: modelled::AtomicU64,
     pub(crate) sysmon: Sysmon,
+    pub(crate) quiet: Quiet,
     pub(crate) limit_met: AtomicBool,
     m_wanted: AtomicBool,
     pub(crate) gone: Parker,
@@ -94,6 +95,7 @@ impl<H: Host> Runtime<H> {
             max_threads: AtomicU32::new(max_threads),
             keeper_deadline: modelled::AtomicU64::new(u64::MAX),
             sysmon: Sysmon::new(),
+            quiet: Quiet::default(),
             limit_met: AtomicBool::new(false),
             m_wanted: AtomicBool::new(false),
             gone: Parker::new(),

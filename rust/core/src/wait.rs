@@ -17,6 +17,7 @@
 //! | cancel | `StateWord::cancel` flips the armed wait | takes its node out, raises |
 //! | signal | the thread steps aside; its check fails | takes its node out, raises what the check raised |
 //! | closed loop, dropped operation | the operation's dealloc | fires itself, takes its node out |
+//! | deadlock | the main thread, which looks after each slice whether anything can still happen (`sched/quiet.rs`); for others by a time-out, which a wait for ever has for no other reason | takes its node out, raises |
 //! | fork | nobody: lists and nodes carry the epoch, the child's lists are empty | an error that says so |
 //! | exit | nobody fires | the waiter is left where it is |
 //!
@@ -146,6 +147,17 @@ pub enum End {
     Cancelled,
     /// It would block the last free M: raise before waiting.
     ThreadLimit,
+    /// Nothing can happen any more. Threads only.
+    Deadlock,
+}
+
+/// What a thread does after a check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Sleeps on.
+    Sleep,
+    /// Looks first whether anything can still happen.
+    Look,
 }
 
 /// One operation of one caller, as a wait drives it. The first beat, a try without waiting, is its maker's.
@@ -164,6 +176,8 @@ pub unsafe trait Attempt {
     /// Keeps its place in every list and gets nothing until it enlists again. Called while the wait is still open: what
     /// was delivered before stands.
     fn aside(&mut self) {}
+    /// Aside, because of a signal: its handlers may take their time, or wait for those behind. Those may pass.
+    fn away(&mut self) {}
     /// After Ready: true if it has happened, false if it was only told to try again.
     fn confirm(&mut self) -> bool {
         true
@@ -217,7 +231,7 @@ pub fn block<H: Host, X, E>(
     reason: WaitReason,
     timeout: Option<Duration>,
     slice: Option<Duration>,
-    check: impl FnMut() -> Result<(), E>,
+    check: impl FnMut() -> Result<Next, E>,
 ) -> Result<End, E> {
     if let Some((_, g)) = rt.current_goroutine() {
         if g.waker.word.take_cancel() {
@@ -243,7 +257,7 @@ pub fn block_on<H: Host, A: Attempt, E>(
     reason: WaitReason,
     timeout: Option<Duration>,
     slice: Option<Duration>,
-    check: impl FnMut() -> Result<(), E>,
+    check: impl FnMut() -> Result<Next, E>,
 ) -> Result<End, E> {
     if timeout.is_some_and(|t| t.is_zero()) {
         return Ok(End::Timeout);
@@ -281,7 +295,7 @@ pub fn block_on<H: Host, A: Attempt, E>(
 enum Round<E> {
     Over(Verdict),
     /// Aside, and the check had nothing against going on.
-    Again,
+    Again(Next),
     Failed(E),
 }
 
@@ -298,10 +312,12 @@ fn block_as<H: Host, A: Attempt, E>(
     reason: WaitReason,
     timeout: Option<Duration>,
     slice: Option<Duration>,
-    mut check: impl FnMut() -> Result<(), E>,
+    mut check: impl FnMut() -> Result<Next, E>,
 ) -> Result<End, E> {
     let until = timeout.and_then(|t| Instant::now().checked_add(t));
-    let mut handed_off = false;
+    let (mut handed_off, mut next) = (false, Next::Sleep);
+    w.set_for_ever(timeout.is_none() && !H::tied());
+    let seat = m.is_none().then(|| rt.quiet.sit(rt.epoch(), w));
     let end = loop {
         w.set_kind(Kind::Thread, reason);
         let Ok(ticket) = w.word.arm(cuttable) else {
@@ -320,10 +336,18 @@ fn block_as<H: Host, A: Attempt, E>(
                 handed_off = true;
             }
         }
-        match wait_round(w, ticket, until, slice, attempt, &mut check, |f| {
-            H::detached(f)
-        }) {
-            Round::Again => {}
+        let round = match w.park() {
+            Park::Fired(v) => Round::Over(v),
+            // Parked first: what came while it was aside was seen by `enlist`.
+            Park::Parked if next == Next::Look && rt.stuck() && give_up(w, ticket) => {
+                Round::Over(Verdict::Timeout)
+            }
+            Park::Parked => wait_round(w, ticket, until, slice, attempt, &mut check, |f| {
+                H::detached(f)
+            }),
+        };
+        match round {
+            Round::Again(n) => next = n,
             Round::Over(Verdict::Ready) => {
                 if attempt.confirm() {
                     break Ok(End::Ready);
@@ -335,7 +359,8 @@ fn block_as<H: Host, A: Attempt, E>(
                     w.word.delivered();
                     break Ok(End::Cancelled);
                 }
-                break Ok(End::Timeout);
+                // Who waits for ever runs out of time for one reason only.
+                break Ok(timeout.map_or(End::Deadlock, |_| End::Timeout));
             }
             Round::Failed(e) => {
                 attempt.delist();
@@ -344,31 +369,39 @@ fn block_as<H: Host, A: Attempt, E>(
         }
     };
     w.clear_reason();
+    if let Some(before) = seat {
+        rt.quiet.rise(before);
+    }
     if let (Some((m, g)), true) = (m, handed_off) {
         rt.take_p_again(m, g);
     }
     end
 }
 
-/// Parks and sleeps until the wait `ticket` is over, or it is time for a check.
+/// Ends the wait by a time-out, by its own thread; false if another end came first.
+fn give_up(w: &Waker, ticket: Ticket) -> bool {
+    let won = w.word.fire(ticket, Verdict::Timeout) == Fire::Wake;
+    if won {
+        w.word.start();
+    }
+    won
+}
+
+/// Sleeps, parked, until the wait `ticket` is over, or it is time for a check.
 fn wait_round<A: Attempt, E>(
     w: &Waker,
     ticket: Ticket,
     until: Option<Instant>,
     slice: Option<Duration>,
     attempt: &mut A,
-    check: &mut impl FnMut() -> Result<(), E>,
+    check: &mut impl FnMut() -> Result<Next, E>,
     detached: impl Fn(&dyn Fn() -> Wake) -> Wake,
 ) -> Round<E> {
-    if let Park::Fired(v) = w.park() {
-        return Round::Over(v);
-    }
     while w.word.phase() == Phase::Parked {
         let left = until.map(|e| e.saturating_duration_since(Instant::now()));
         if left.is_some_and(|d| d.is_zero()) {
             // Lost means that another end came first: the phase says so by now.
-            if w.word.fire(ticket, Verdict::Timeout) == Fire::Wake {
-                w.word.start();
+            if give_up(w, ticket) {
                 return Round::Over(Verdict::Timeout);
             }
             break;
@@ -382,12 +415,14 @@ fn wait_round<A: Attempt, E>(
             // Aside first: a deliverer that finds us in the list either has ended the wait by now, or passes us over. The
             // other way round one could pop us, lose, and our place would be gone.
             attempt.aside();
-            if w.word.fire(ticket, Verdict::Timeout) != Fire::Wake {
+            if !give_up(w, ticket) {
                 break;
             }
-            w.word.start();
+            if woke == Wake::Interrupted {
+                attempt.away();
+            }
             return match check() {
-                Ok(()) => Round::Again,
+                Ok(next) => Round::Again(next),
                 Err(e) => Round::Failed(e),
             };
         }

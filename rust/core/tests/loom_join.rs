@@ -10,13 +10,13 @@ use std::time::Duration;
 use gorun_core::host::Host;
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{Kind, Phase, WaitReason};
-use gorun_core::wait::{End, Latch, block, join_fence};
+use gorun_core::wait::{End, Latch, Next, block, join_fence};
 use host::{Model, Rt};
 use loom::thread;
 
 fn wait<X>(rt: Rt<false>, latch: &Latch<X>, timeout: Option<Duration>) -> End {
     let end = block(rt, Some(latch), WaitReason::Join, timeout, None, || {
-        Ok::<_, ()>(())
+        Ok::<_, ()>(Next::Sleep)
     });
     end.unwrap()
 }

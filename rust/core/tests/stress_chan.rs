@@ -22,7 +22,7 @@ use gorun_core::mutex::{Mutex, Turn};
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{Ticket, WaitReason, Waker};
 use gorun_core::select::{Case, Event, On, Select};
-use gorun_core::wait::{Attempt, End, Latch, Node, block_on};
+use gorun_core::wait::{Attempt, End, Latch, Next, Node, block_on};
 
 use threads::Rt;
 
@@ -211,7 +211,7 @@ impl Thread {
         let end = block_on(w.rt, op, WaitReason::Event, limit, slice, || {
             std::hint::spin_loop();
             left = left.wrapping_sub(1);
-            if left == 0 { Err(()) } else { Ok(()) }
+            if left == 0 { Err(()) } else { Ok(Next::Sleep) }
         });
         let name = match end {
             Ok(End::Ready) => "ready",

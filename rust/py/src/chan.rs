@@ -229,10 +229,33 @@ pub enum Form {
     SendMany(Box<Batch>),
 }
 
-/// The values of a `send_many` that are not in the place, and how many were sent.
+/// A `send_many`: what it was given, until it starts; then the values that are not in the place, and how many were sent.
 pub struct Batch {
-    pub values: VecDeque<Owned>,
-    pub sent: usize,
+    source: Option<Owned>,
+    values: VecDeque<Owned>,
+    sent: usize,
+}
+
+impl Batch {
+    /// Of the values of an iterable, which is left alone until the operation starts.
+    pub fn new(source: *mut PyObject) -> Res<Box<Self>> {
+        // SAFETY: attached, a live object.
+        let iterable = unsafe {
+            (*ffi::Py_TYPE(source)).tp_iter.is_some() || ffi::PySequence_Check(source) != 0
+        };
+        if !iterable {
+            return Err(type_error(&format!(
+                "send_many() needs an iterable of values, not {}",
+                errors::repr(source)
+            )));
+        }
+        Ok(Box::new(Self {
+            // SAFETY: as above.
+            source: Some(unsafe { Owned::new(source) }),
+            values: VecDeque::new(),
+            sent: 0,
+        }))
+    }
 }
 
 /// A send or a receive.
@@ -336,7 +359,14 @@ impl Job for ChanWork {
     }
     fn attempt(&mut self) -> Res<bool> {
         let r = match self.form {
-            Form::SendMany(_) => return Ok(self.advance()),
+            Form::SendMany(ref mut batch) => {
+                // Taken out first: this runs any code, and whoever looks meanwhile finds it empty.
+                if let Some(source) = batch.source.take() {
+                    let all = values(&source)?;
+                    batch.values = all;
+                }
+                return Ok(self.advance());
+            }
             Form::Send => self.chan.as_ref().try_send(rt(), &mut self.place),
             _ => self.chan.as_ref().try_recv(rt(), &mut self.place),
         };
@@ -432,7 +462,7 @@ impl Job for ChanWork {
             r = if r == 0 { f(v.as_ptr()) } else { r };
         }
         if let Form::SendMany(batch) = &self.form {
-            for v in &batch.values {
+            for v in batch.source.iter().chain(&batch.values) {
                 r = if r == 0 { f(v.as_ptr()) } else { r };
             }
         }
@@ -456,17 +486,11 @@ fn list(values: Vec<Owned>) -> Res<*mut PyObject> {
 }
 
 /// The values of an iterable.
-pub fn values(o: *mut PyObject) -> Res<VecDeque<Owned>> {
+fn values(source: &Owned) -> Res<VecDeque<Owned>> {
     // SAFETY: attached, a live object.
-    let items = unsafe { Bound::from_borrowed_ptr(attached(), o) };
-    let Ok(iter) = items.try_iter() else {
-        return Err(type_error(&format!(
-            "send_many() needs an iterable of values, not {}",
-            errors::repr(o)
-        )));
-    };
+    let items = unsafe { Bound::from_borrowed_ptr(attached(), source.as_ptr()) };
     let mut out = VecDeque::new();
-    for item in iter {
+    for item in items.try_iter().map_err(errors::raise)? {
         let item = item.map_err(errors::raise)?;
         // SAFETY: attached.
         out.push_back(unsafe { Owned::new(item.as_ptr()) });

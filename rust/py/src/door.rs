@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use gorun_core::sched::WaitReason;
-use gorun_core::wait::{End, Latch, block, block_on};
+use gorun_core::wait::{End, Latch, Next, block, block_on};
 use pyo3::ffi::{self, PyObject};
 
+use crate::deadlock::{self, Watch};
 use crate::errors::{Raised, Res, attached, set, thread_limit};
 use crate::rt::{Rt, left_behind, rt};
 use crate::work::{Job, Work};
@@ -26,13 +27,21 @@ fn on_main_thread() -> bool {
     crate::rt::this_thread() == std::process::id()
 }
 
-/// What the main thread does while it is aside: runs signal handlers.
-fn check(main: bool) -> Res<()> {
+/// What the main thread does while it is aside: runs signal handlers; now and then it asks for a look for a deadlock.
+fn check(rt: Rt, watch: &mut Watch) -> Res<Next> {
     // SAFETY: attached.
-    if main && unsafe { ffi::PyErr_CheckSignals() } != 0 {
-        Err(Raised)
+    if unsafe { ffi::PyErr_CheckSignals() } != 0 {
+        return Err(Raised);
+    }
+    watch.turn(rt)
+}
+
+/// The wait was ended because nothing can happen any more.
+fn deadlocked(rt: Rt, main: bool, reason: WaitReason) -> Raised {
+    if main {
+        deadlock::report(rt, reason)
     } else {
-        Ok(())
+        deadlock::raise_again()
     }
 }
 
@@ -45,13 +54,15 @@ pub fn wait<E>(
     let rt = rt();
     let main = on_main_thread();
     let slice = main.then_some(SLICE);
-    let end = block(rt, latch, reason, timeout, slice, || check(main))?;
+    let mut watch = Watch::new();
+    let end = block(rt, latch, reason, timeout, slice, || check(rt, &mut watch))?;
     over(rt)?;
     match end {
         End::Ready => Ok(Waited::Ready),
         End::Timeout => Ok(Waited::Timeout),
         End::Cancelled => Err(goroutine::raise_cancelled(rt)),
         End::ThreadLimit => Err(too_many(rt)),
+        End::Deadlock => Err(deadlocked(rt, main, reason)),
     }
 }
 
@@ -69,7 +80,8 @@ pub fn wait_for(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> 
     let rt = rt();
     let main = on_main_thread();
     let (reason, slice) = (work.reason(), main.then_some(SLICE));
-    let end = match block_on(rt, work, reason, limit, slice, || check(main)) {
+    let mut watch = Watch::new();
+    let end = match block_on(rt, work, reason, limit, slice, || check(rt, &mut watch)) {
         Ok(end) => end,
         Err(raised) => {
             work.cut();
@@ -87,6 +99,11 @@ pub fn wait_for(work: &mut Work, limit: Option<Duration>) -> Res<*mut PyObject> 
         }
         End::ThreadLimit => {
             let raised = too_many(rt);
+            work.cut();
+            Err(raised)
+        }
+        End::Deadlock => {
+            let raised = deadlocked(rt, main, reason);
             work.cut();
             Err(raised)
         }

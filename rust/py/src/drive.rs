@@ -148,6 +148,12 @@ pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
                 return Outcome::Yield;
             }
             if value == ffi::Py_None() {
+                if (*b).blocking > 0 {
+                    // Its P was given away, and is taken back by this M: it cannot leave it here.
+                    errors::runtime_error("await inside `with gorun.blocking()`");
+                    throw = fetch();
+                    continue;
+                }
                 context::leave(l, b);
                 return Outcome::Yield;
             }

@@ -32,7 +32,7 @@ macro_rules! lazies {
     )+)+
         /// Looks all of them up, at import: an import lets other threads run, and a fork in the middle of one would
         /// leave the cell in the child in work for ever.
-        fn look_up(py: Python<'_>) {
+        pub fn look_up(py: Python<'_>) {
             $($($get(py);)+)+
         }
     };
@@ -45,7 +45,11 @@ lazies! {
         thread_limit = "ThreadLimit",
         channel_closed = "ChannelClosed",
         would_block = "WouldBlock",
-        partial_send = "PartialSend";
+        partial_send = "PartialSend",
+        deadlock = "Deadlock";
+    "gorun._deadlock":
+        possible = "possible",
+        describe = "describe";
     "gorun._selected":
         selected = "Selected";
     "gorun._hooks":
@@ -117,9 +121,8 @@ pub mod name {
     ];
 }
 
-/// Looks up all that is looked up once. At import, attached.
-pub fn init(py: Python<'_>) {
-    look_up(py);
+/// Interns the names. At import, attached.
+pub fn init() {
     for n in name::ALL {
         // SAFETY: attached. Null only without memory: then so is the rest.
         n.1.store(

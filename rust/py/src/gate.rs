@@ -103,6 +103,9 @@ impl Job for GateWork {
     fn aside(&mut self) {
         each!(self.any(), g => g.aside(&mut self.spot));
     }
+    fn away(&mut self) {
+        each!(self.any(), g => g.pass(rt()));
+    }
     fn result(&mut self) -> Res<*mut PyObject> {
         Ok(match self.any() {
             Any::Count(_) => none(),

@@ -55,15 +55,25 @@ fn errands() {
     }
     if rt.take_m_wanted() {
         // If there is none by now, the one who calls `go` next is told.
-        let _ = rt.ensure_started();
+        at_work(rt, || {
+            let _ = rt.ensure_started();
+        });
     }
     if rt.take_limit_met() {
-        let py = errors::attached();
-        call(errors::warn_limit(py), Some(&rt.max_threads().to_string()));
+        let warn = errors::warn_limit(errors::attached());
+        at_work(rt, || call(warn, Some(&rt.max_threads().to_string())));
     }
     if !current_m().is_null() && errors::traced() {
-        call(errors::sync_trace(errors::attached()), None);
+        let sync = errors::sync_trace(errors::attached());
+        at_work(rt, || call(sync, None));
     }
+}
+
+/// Runs what may be any code on a thread that counts as asleep, being in a wait.
+fn at_work(rt: Rt, f: impl FnOnce()) {
+    rt.begin_work();
+    f();
+    rt.end_work();
 }
 
 impl Host for Py {
@@ -133,6 +143,10 @@ impl Host for Py {
 
     fn set_current(m: *const M<Self>) {
         set_current_m(m);
+    }
+
+    fn tied() -> bool {
+        crate::ops::loop_runs_here()
     }
 
     fn m_started(rt: Rt, id: u32) {

@@ -1,7 +1,7 @@
 //! `gorun._gorun`: the bindings. Convert, call, convert; what is scheduled how is decided in `gorun-core`.
 //!
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
-//! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls),
+//! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
 //! `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
 
@@ -9,6 +9,7 @@ mod args;
 mod body;
 mod chan;
 mod context;
+mod deadlock;
 mod door;
 mod drive;
 mod errors;
@@ -111,11 +112,12 @@ fn _max_threads(n: u32) -> u32 {
     old
 }
 
-/// Makes the runtime. Once, by the package.
+/// Sets the runtime up. By the package.
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
-    errors::init(py);
-    rt::init(procs, max_threads);
+    errors::look_up(py);
+    rt().set_procs(procs);
+    rt().set_max_threads(max_threads);
     context::set_up();
     host::set_up_probe(rt());
 }
@@ -206,6 +208,8 @@ mod _gorun {
         _loop_runs_here, _m_main, _max_threads, _set_finalizing, _stop, _take_limit_met,
     };
     #[pymodule_export]
+    use crate::deadlock::_watch_deadlocks;
+    #[pymodule_export]
     use crate::gate::PyGate;
     #[pymodule_export]
     use crate::goroutine::{_take, current};
@@ -242,6 +246,9 @@ mod _gorun {
             },
         )?;
         m.add("CountDown", m.getattr("Latch")?)?;
+        // What follows may be used although the package could not be imported (a bad setting): it must not crash.
+        errors::init();
+        rt::make();
         // SAFETY: at import, attached, once.
         unsafe {
             goroutine::init()

@@ -17,9 +17,6 @@ pub type PyG = GRef<Py>;
 static RT: AtomicPtr<Runtime<Py>> = AtomicPtr::new(std::ptr::null_mut());
 /// The thread that takes the interpreter down, or 0: from then on `go` refuses.
 static FINALIZER: AtomicU32 = AtomicU32::new(0);
-/// What `gomaxprocs` and `max_threads` are when a (new) runtime is made.
-static PROCS: AtomicU32 = AtomicU32::new(1);
-static MAX_THREADS: AtomicU32 = AtomicU32::new(10_000);
 
 /// The M of this thread, or null.
 pub fn current_m() -> *const M<Py> {
@@ -37,14 +34,12 @@ pub fn rt() -> Rt {
     unsafe { &*RT.load(Ordering::Acquire) }
 }
 
-/// Makes the first runtime, without a thread.
-pub fn init(procs: u32, max_threads: u32) {
-    PROCS.store(procs, Ordering::Relaxed);
-    MAX_THREADS.store(max_threads, Ordering::Relaxed);
-    RT.store(
-        std::ptr::from_ref(Runtime::<Py>::leak(procs, max_threads)).cast_mut(),
-        Ordering::Release,
-    );
+/// Makes the first runtime, without a thread, unless there is one: the package may fail to set it up and be imported again.
+pub fn make() {
+    if RT.load(Ordering::Acquire).is_null() {
+        let fresh = Runtime::<Py>::leak(1, 10_000);
+        RT.store(std::ptr::from_ref(fresh).cast_mut(), Ordering::Release);
+    }
 }
 
 /// In a forked child: everything of the parent's runtime is left where it is, and a fresh one takes its place.

@@ -40,6 +40,8 @@ pub trait Job {
     fn delist(&mut self);
     /// As `Attempt::aside`.
     fn aside(&mut self) {}
+    /// As `Attempt::away`.
+    fn away(&mut self) {}
     /// As `Attempt::confirm`.
     fn confirm(&mut self) -> bool {
         true
@@ -109,6 +111,9 @@ impl Job for Work {
     fn aside(&mut self) {
         each!(self, j => j.aside());
     }
+    fn away(&mut self) {
+        each!(self, j => j.away());
+    }
     fn confirm(&mut self) -> bool {
         each!(self, j => j.confirm())
     }
@@ -146,6 +151,9 @@ unsafe impl Attempt for Work {
     }
     fn aside(&mut self) {
         Job::aside(self);
+    }
+    fn away(&mut self) {
+        Job::away(self);
     }
     fn confirm(&mut self) -> bool {
         Job::confirm(self)

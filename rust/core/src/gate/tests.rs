@@ -435,3 +435,18 @@ fn a_forked_child_has_an_empty_queue() {
     });
     assert_eq!(w.gate.waiting(), 3, "the parent's is as it was");
 }
+
+/// A writer waits behind a reader, two readers behind it. While it is aside nobody passes, until a signal takes it away.
+/// Mutations: `aside` lets them in; `pass` does not.
+#[test]
+fn who_is_away_for_a_signal_is_passed() {
+    let mut w = World::new(Readers::default(), 3);
+    assert!(w.try_enter(Readers::READ));
+    for (i, want) in [(0, Readers::WRITE), (1, Readers::READ), (2, Readers::READ)] {
+        w.begin(i, want);
+    }
+    w.aside(0);
+    assert_eq!(w.crew.woken(), []);
+    w.gate.pass(w.crew.rt);
+    assert_eq!(w.crew.woken(), [1, 2]);
+}

@@ -8,9 +8,9 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::state::{Park, StateWord};
+use super::state::{Park, StateWord, Ticket};
 use crate::host::Host;
 use crate::prim::{Wake, atomic as modelled, futex_wait, futex_wake};
 use crate::timer::Key;
@@ -114,6 +114,8 @@ pub struct Waker {
     kind: modelled::AtomicU8,
     /// A `WaitReason`, for lists only.
     reason: AtomicU8,
+    /// The thread that waits has no time-out and nothing else to do (`quiet.rs`). Written by the owner before it parks.
+    for_ever: AtomicBool,
 }
 
 impl Waker {
@@ -124,7 +126,21 @@ impl Waker {
             futex: modelled::AtomicU32::new(0),
             kind: modelled::AtomicU8::new(Kind::Thread as u8),
             reason: AtomicU8::new(0),
+            for_ever: AtomicBool::new(false),
         }
+    }
+
+    /// Says whether the wait of a thread that comes has an end of its own. By the owner, before `arm`.
+    pub fn set_for_ever(&self, yes: bool) {
+        self.for_ever.store(yes, Ordering::Relaxed);
+    }
+
+    /// The wait that a thread sleeps in on this waker with no end of its own, if it does.
+    pub fn held_for_ever(&self) -> Option<Ticket> {
+        // The acquire in `held` pairs with `arm`, before which the flag was written.
+        self.word
+            .held()
+            .filter(|_| self.for_ever.load(Ordering::Relaxed))
     }
 
     /// Says how to wake it. By the owner, before `arm`.

@@ -385,6 +385,8 @@ impl<H: Host> Runtime<H> {
 
     /// Fires what is due everywhere and queues it. Any M or sysmon, detached too.
     pub(crate) fn fire_all_due(&'static self) {
+        // Between wheel and queue they are nowhere to be seen (`quiet.rs`).
+        self.begin_work();
         let now = self.now();
         let mut due: Vec<GRef<H>> = Vec::new();
         for p in self.all_ps() {
@@ -393,6 +395,7 @@ impl<H: Host> Runtime<H> {
         if !due.is_empty() {
             self.submit_all(due);
         }
+        self.end_work();
     }
 
     /// Queues several goroutines at once. Anybody, detached too.

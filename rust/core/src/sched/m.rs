@@ -254,7 +254,7 @@ impl<H: Host> Runtime<H> {
     }
 }
 
-fn gettid() -> u32 {
+pub(super) fn gettid() -> u32 {
     // SAFETY: no arguments, cannot fail.
     let tid = unsafe { libc::syscall(libc::SYS_gettid) };
     u32::try_from(tid).unwrap_or(0)

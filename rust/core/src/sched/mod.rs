@@ -1,7 +1,7 @@
 //! The scheduler: goroutines (G), the rights to run (P), threads (M). README.md beside this file holds the protocol.
 //!
 //! Reading order: `state` (the word of a waiter), `owner` (the word of a P), `m` (the loop), `find` (where work comes
-//! from), `idle` (going idle against submitting), `blocking` (hand-off), `sysmon` (the watcher).
+//! from), `idle` (going idle against submitting), `blocking` (hand-off), `sysmon` (the watcher), `quiet` (deadlocks).
 
 mod blocking;
 mod cancel;
@@ -14,6 +14,7 @@ mod p;
 mod pool;
 mod probe;
 mod queue;
+mod quiet;
 mod state;
 mod sysmon;
 mod timers;
@@ -27,6 +28,7 @@ pub use p::P;
 pub use pool::Pool;
 pub use probe::{Interp, Line, Mode as ProbeMode, Probe, clock_bound_ns, proc_readable};
 pub use queue::{Global, Packet};
+pub use quiet::Quiet;
 pub use state::{Cancel, CancelNow, Fire, Park, Phase, StateWord, Ticket, Verdict};
 pub use sysmon::Sysmon;
 pub use timers::{Shard, TimerRef};

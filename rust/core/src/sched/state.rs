@@ -68,7 +68,7 @@ impl Verdict {
 }
 
 /// Names one wait of one waiter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ticket(u64);
 
 /// A pending cancel was met on entry and is hereby delivered: the caller raises.
@@ -341,6 +341,13 @@ impl StateWord {
     pub fn cancel_asked(&self) -> bool {
         let w = self.0.load(Ordering::Relaxed);
         w & PENDING != 0 || (w & ARMED == 0 && Verdict::of(w) == Some(Verdict::Cancel))
+    }
+
+    /// The wait that a thread sleeps in on this word, if one does: the same answer twice means that it slept all the time
+    /// in between (`inspect` leaves such a waiter alone, and a ticket is never used again).
+    pub fn held(&self) -> Option<Ticket> {
+        let w = self.0.load(Ordering::Acquire);
+        (w & (PHASE | ARMED | HELD) == PARKED | ARMED | HELD).then_some(Ticket(w >> TICKET_SHIFT))
     }
 
     /// How the last wait ended. By the owner.

@@ -43,6 +43,8 @@ const STILL_NS: u64 = 80_000;
 pub struct Sysmon {
     word: AtomicU32,
     started: AtomicBool,
+    /// Its thread's number, once it runs; 0 before.
+    tid: AtomicU32,
     /// The limit of threads was met before: once is enough.
     told: AtomicBool,
 }
@@ -53,6 +55,7 @@ impl Sysmon {
         Self {
             word: AtomicU32::new(AWAKE),
             started: AtomicBool::new(false),
+            tid: AtomicU32::new(0),
             told: AtomicBool::new(false),
         }
     }
@@ -72,6 +75,11 @@ impl Sysmon {
         if self.word.load(Ordering::Relaxed) == DEEP {
             self.kick();
         }
+    }
+
+    /// The number of its thread, if it runs.
+    pub(super) fn tid(&self) -> Option<u32> {
+        Some(self.tid.load(Ordering::Relaxed)).filter(|&tid| tid != 0)
     }
 
     /// True if it was kicked.
@@ -124,6 +132,7 @@ impl<H: Host> Runtime<H> {
     fn watch(&'static self) {
         // SAFETY: sets the slack of this thread's timers: naps of 50 us would be 100.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+        self.sysmon.tid.store(super::m::gettid(), Ordering::Relaxed);
         let mut notes: Vec<Note> = Vec::new();
         let (mut delay, mut quiet, mut idle_looks) = (NAP_MIN, 0, 0);
         let mut patient_until = 0;
@@ -189,6 +198,13 @@ impl<H: Host> Runtime<H> {
 
     /// One look; true if there was something to do.
     fn look_around(&'static self, notes: &mut Vec<Note>) -> bool {
+        self.begin_work();
+        let acted = self.look_closely(notes);
+        self.end_work();
+        acted
+    }
+
+    fn look_closely(&'static self, notes: &mut Vec<Note>) -> bool {
         let now = self.now();
         self.set_coarse_now(now);
         let limit = self.limit();

@@ -30,6 +30,13 @@ pub struct Shard {
     next: AtomicU64,
 }
 
+/// What `Shard::next` says of it: one that is due at the end of time is there all the same.
+fn next_of(wheel: &Wheel<TimerRef>) -> u64 {
+    wheel
+        .next_deadline()
+        .map_or(u64::MAX, |t| t.min(u64::MAX / 2))
+}
+
 impl Shard {
     /// No timers.
     pub fn new(now: u64) -> Self {
@@ -68,7 +75,7 @@ impl Shard {
         let key = wheel.insert(deadline, TimerRef { waker, ticket });
         slot.set(TimerSlot { shard: id, key });
         // Not the deadline itself, which is rounded up to a tick: whoever got up for it would find nothing yet.
-        let next = wheel.next_deadline().unwrap_or(u64::MAX);
+        let next = next_of(&wheel);
         let earliest = next < self.next.load(Ordering::Relaxed);
         if earliest {
             self.next.store(next, Ordering::Release);
@@ -98,7 +105,6 @@ impl Shard {
                 out.push(unsafe { GRef::from_waker(t.waker) });
             }
         });
-        self.next
-            .store(wheel.next_deadline().unwrap_or(u64::MAX), Ordering::Release);
+        self.next.store(next_of(&wheel), Ordering::Release);
     }
 }

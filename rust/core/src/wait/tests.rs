@@ -9,7 +9,7 @@ use crate::testing::{Crew, Rng, Rt, on_m, rt};
 
 fn wait(rt: Rt, latch: &Latch<u32>, timeout: Option<Duration>) -> End {
     block(rt, Some(latch), WaitReason::Event, timeout, None, || {
-        Ok::<_, ()>(())
+        Ok::<_, ()>(Next::Sleep)
     })
     .unwrap()
 }
@@ -149,7 +149,11 @@ fn a_failed_check_ends_the_wait() {
     let mut looks = 0;
     let end = block(rt, Some(&latch), WaitReason::Event, None, SHORT, || {
         looks += 1;
-        if looks < 3 { Ok(()) } else { Err("signal") }
+        if looks < 3 {
+            Ok(Next::Sleep)
+        } else {
+            Err("signal")
+        }
     });
     assert_eq!((end, looks), (Err("signal"), 3));
     // The node is out: nobody is woken.
@@ -166,7 +170,7 @@ fn a_wait_inside_a_wait_has_a_waker_of_its_own() {
     let end = block(rt, Some(&outer), WaitReason::Event, None, SHORT, || {
         assert_eq!(wait(rt, &inner, SHORT), End::Timeout);
         outer.close(rt);
-        Ok::<_, ()>(())
+        Ok::<_, ()>(Next::Sleep)
     });
     assert_eq!(end, Ok(End::Ready));
 }
@@ -194,7 +198,7 @@ fn a_pinned_waker_cuts_a_thread() {
     });
     let end = block(rt, Some(&latch), WaitReason::Event, None, SHORT, || {
         assert!(pinned().is_none());
-        Ok::<_, ()>(())
+        Ok::<_, ()>(Next::Sleep)
     });
     assert_eq!(end, Ok(End::Cancelled));
     canceller.join().unwrap();
@@ -365,7 +369,7 @@ fn a_waiter_that_was_aside_is_first_again() {
     };
     let end = block_on(rt, &mut op, WaitReason::Event, None, SHORT, || {
         send(rt, &ch, 1);
-        Ok::<_, ()>(())
+        Ok::<_, ()>(Next::Sleep)
     });
     assert_eq!((end, op.place.value), (Ok(End::Ready), Some(2)));
     assert_eq!(step.get(), 2);
@@ -389,7 +393,7 @@ fn a_wait_ends_by_its_check_or_its_limit_and_leaves_the_list() {
             before_aside: &mut || {},
         };
         let end = block_on(rt, &mut op, WaitReason::Event, limit, SHORT, || {
-            error.map_or(Ok(()), Err)
+            error.map_or(Ok(Next::Sleep), Err)
         });
         assert_eq!(end, error.map_or(Ok(End::Timeout), Err));
         assert_eq!(
@@ -427,7 +431,7 @@ fn a_wait_goes_on_until_it_is_confirmed() {
         let mut op = Unsure(&calls, fires);
         let limit = (fires < 4).then_some(Duration::from_millis(2));
         let end = block_on(rt, &mut op, WaitReason::Event, limit, None, || {
-            Ok::<_, ()>(())
+            Ok::<_, ()>(Next::Sleep)
         });
         assert_eq!((end.unwrap(), calls.get()), expected);
     }

@@ -10,7 +10,7 @@ use gorun_core::mutex::{Mutex, Turn};
 use gorun_core::runtime::Runtime;
 use gorun_core::sched::{Fire, GRef, Kind, Park, Ticket, Verdict, WaitReason, Waker};
 use gorun_core::select::{Event, Select};
-use gorun_core::wait::{Attempt, End, block_on};
+use gorun_core::wait::{Attempt, End, Next, block_on};
 
 use crate::host::{Model, Rt};
 
@@ -160,7 +160,10 @@ pub fn recv<T>(rt: Rt<false>, ch: &Arc<Chan<T>>, limit: Option<Duration>) -> (Fa
 
 /// Waits without checks.
 pub fn wait(rt: Rt<false>, op: &mut impl Attempt, limit: Option<Duration>) -> End {
-    block_on(rt, op, WaitReason::Event, limit, None, || Ok::<_, ()>(())).unwrap()
+    block_on(rt, op, WaitReason::Event, limit, None, || {
+        Ok::<_, ()>(Next::Sleep)
+    })
+    .unwrap()
 }
 
 /// A select as an operation.

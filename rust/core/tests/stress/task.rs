@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gorun_core::host::Host;
 use gorun_core::sched::{Cancel, GRef, Kind, M, Park, Phase, Ticket, Verdict, WaitReason, flag};
-use gorun_core::wait::{End, Latch, Node, block, join_fence};
+use gorun_core::wait::{End, Latch, Next, Node, block, join_fence};
 
 use crate::host::{Gr, Rt, Test};
 
@@ -108,7 +108,7 @@ impl<const GIL: bool> Handle<GIL> {
             return End::Ready;
         }
         let end = block(self.rt, Some(latch), WaitReason::Join, limit, None, || {
-            Ok::<_, ()>(())
+            Ok::<_, ()>(Next::Sleep)
         });
         let end = end.unwrap();
         assert!(end != End::Ready || self.is_done(), "joined before the end");
@@ -444,14 +444,9 @@ impl<const GIL: bool> Task<GIL> {
     }
 
     fn block(&mut self, rt: Rt<GIL>, latch: Option<&Latch>, limit: Option<Duration>) {
-        let end = block(
-            rt,
-            latch,
-            WaitReason::Event,
-            limit,
-            None,
-            || Ok::<_, ()>(()),
-        )
+        let end = block(rt, latch, WaitReason::Event, limit, None, || {
+            Ok::<_, ()>(Next::Sleep)
+        })
         .unwrap();
         if end == End::Ready {
             assert!(latch.unwrap().is_closed(), "woken for nothing");

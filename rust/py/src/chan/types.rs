@@ -7,8 +7,7 @@ use gorun_core::chan::{Blocked, Place, Side};
 use pyo3::ffi::{self, PyObject};
 
 use super::{
-    Batch, CHAN, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, keep, make,
-    values, view,
+    Batch, CHAN, ChanWork, Core, Form, Obj, RECV, SEND, View, closed, core, ends, keep, make, view,
 };
 use crate::args::{number, parse, string, timeout, whole};
 use crate::body::Owned;
@@ -116,10 +115,9 @@ fn send_work(o: *mut PyObject, v: *mut PyObject) -> Work {
 }
 
 fn many_work(o: *mut PyObject, v: *mut PyObject) -> Res<Work> {
-    let values = values(v)?;
     Ok(ChanWork::work(
         chan(o),
-        Form::SendMany(Box::new(Batch { values, sent: 0 })),
+        Form::SendMany(Batch::new(v)?),
         None,
     ))
 }
