@@ -120,6 +120,7 @@ class Executor(futures.Executor):
             team = ThreadTeam(*options)
         self._team = team
         self._put = team.put
+        self._future: Callable[[], Future[Any]] = team.future
         # The team holds the reference, and its workers the team: it is there for as long as it matters.
         team.owner = weakref.ref(self, partial(_orphaned, team))
 
@@ -148,7 +149,7 @@ class Executor(futures.Executor):
         ...     executor.submit(divmod, 7, 2).result()
         (3, 1)
         """
-        future: Future[T] = Future()
+        future: Future[T] = self._future()
         self._put((future, fn, args, kwargs))
         return future
 

@@ -44,6 +44,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from gorun._errors import Cancelled, GoroutineCancelled, ThreadLimit
 from gorun._executor import exits
+from gorun._executor.future import Future as OwnFuture
 from gorun._gorun import Goroutine, Latch
 from gorun._runtime import spawn
 
@@ -87,6 +88,8 @@ class ThreadTeam:
         exits.enlist(self)
 
     pids: ClassVar[list[int]] = []  # there are no processes
+
+    future = OwnFuture  # what a call is put with
 
     # ---- the callers' side -----------------------------------------------------------------
 

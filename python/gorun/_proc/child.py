@@ -2,6 +2,8 @@
 
 Who does what
 - The main thread reads frames, runs what they bring and sends what came of it.
+- A call of an executor that finds its worker idle comes alone, and is run and answered without any
+  of the following: nothing is there to be taken back.
 - A batch is begun with a token: the batch's number, that the parent wrote into a pipe that both
   read from. A parent that wants a batch back reads its token itself; whoever has got it
   has the batch. That needs nobody's cooperation: the worker may be stuck in native code.
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _pickle import loads
+from _pickle import dumps, loads
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 from itertools import starmap
@@ -41,6 +43,7 @@ else:
     wire = sys.modules["_gorun_wire"]
 
 LOGGED = 128  # items
+PLAIN = (int, float, bool, type(None))  # results that name nothing and have no buffers
 # There `extend` holds the deque's lock while the items run, and whoever looks into it waits: the
 # helper to the end of the batch, the log some 15 us for each item.
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -177,7 +180,9 @@ class Worker:
     def main(self) -> None:
         """Serves frames until there are no more."""
         while (frame := self.next_frame()) is not None:
-            if frame.kind == wire.BATCH:
+            if frame.kind == wire.CALL:
+                self.do_call(frame)
+            elif frame.kind == wire.BATCH:
                 self.do_batch(frame)
             elif frame.kind == wire.JOB:
                 self.take_job(frame)
@@ -274,6 +279,40 @@ class Worker:
         self.batch = None
         with self.sending:
             self.answer(wire.DONE, batch, seconds, 0, frame)
+
+    def do_call(self, frame: Any) -> None:
+        """Runs one call that came alone, to an idle worker: nobody takes it back."""
+        if self.job is None:
+            return
+        page = self.page
+        if page is not None:
+            page[2] = 0
+            page[1] = 1
+            page[0] = frame.number
+        value = error = None
+        began = perf_counter()
+        try:
+            fn, args, kwargs = loads(frame.data)
+            value = fn(*args, **kwargs)
+        except BaseException as caught:
+            trace = caught.__traceback__
+            error = pack_error(caught.with_traceback(trace and trace.tb_next), self)
+        seconds = perf_counter() - began
+        flush_output()
+        buffers: list[memoryview] = []
+        try:
+            if type(value) in PLAIN:
+                data = dumps((value, error, seconds), 5)
+            else:
+                data, buffers = wire.dumps((value, error, seconds), self.by_value)
+        except BaseException:
+            (value,), errors = self.sorted_out([value], {})
+            error = errors.get(0)
+            data, buffers = wire.dumps((value, error, seconds), self.by_value)
+        with self.sending:
+            self.wire.put(wire.RESULT, frame.number, 1, data, buffers)
+            del value, buffers
+            self.flush()
 
     def may_begin(self, number: int) -> bool:
         """Takes the batch's token, if it is there."""
