@@ -85,7 +85,7 @@ def test_who_waits_leads_and_the_thread_takes_over(executor: Executor, tmp_path:
 def test_the_others_are_told_too(executor: Executor, tmp_path: Path) -> None:
     """One leads; who waits for another call is woken by what the leader reads.
 
-    Mutation: `_settle` that tells the leader's own call only.
+    Mutation: `set_result` of a future that has a condition tells nobody.
     """
     first = executor.submit(waits_for, str(tmp_path / "go"))
     more = [executor.submit(abs, -n) for n in range(20)]

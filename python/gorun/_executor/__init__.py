@@ -132,7 +132,7 @@ class Executor(futures.Executor):
     @property
     def _threads(self) -> set[WorkerThread]:
         """As ThreadPoolExecutor's, but those only that have not left."""
-        return {WorkerThread(goroutine) for goroutine in list(self._team.members.values())}
+        return {WorkerThread(goroutine) for goroutine in list(self._team.members)}
 
     @property
     def _processes(self) -> dict[int, WorkerProcess]:

@@ -144,7 +144,7 @@ class ProcessTeam:
         self.out: set[Future[Any]] = set()
         exits.enlist(self)
 
-    members: ClassVar[dict[int, Goroutine[None]]] = {}  # there are no goroutines
+    members: ClassVar[dict[Goroutine[None], int]] = {}  # there are no goroutines
 
     @property
     def pids(self) -> list[int]:
