@@ -76,6 +76,8 @@ class Executor(futures.Executor):
     (32, [1, 2])
     """
 
+    _inner_threads: int | None = None  # of BLAS and OpenMP in a worker process; None: its share
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -115,7 +117,7 @@ class Executor(futures.Executor):
         if on == "process":
             from gorun._executor.processes import ProcessTeam  # multiprocessing: not for everybody
 
-            team = ProcessTeam(*options)
+            team = ProcessTeam(*options, self._inner_threads)
         else:
             team = ThreadTeam(*options)
         self._team = team

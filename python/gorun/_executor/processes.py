@@ -129,6 +129,7 @@ class ProcessTeam:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         max_tasks: int | None,
+        inner_threads: int | None = None,
     ) -> None:
         self.refusal: Callable[[], Exception] | None = None  # why no call is accepted
         self.owner: weakref.ref[Any] | None = None
@@ -139,6 +140,7 @@ class ProcessTeam:
             initargs=initargs,
             max_tasks_per_child=max_tasks,
             name=name,
+            inner_threads=inner_threads,
         )
         self.pool = self._make()
         self.out: set[Future[Any]] = set()

@@ -17,6 +17,9 @@ Who does what
   too, each by itself, so that a death costs the one item that was at work; in longer ones, of items
   that take some microseconds, that would cost more than the items.
 
+- A worker that has grown by more than it may says so with a result, and its parent has it leave when it
+  has done what is with it.
+
 The end: the lifeline is a pipe that only the parent could write to. When its end is closed, because
 the parent closed it or is gone, the kernel sends SIGKILL (F_SETSIG): also to a worker that computes
 in native code. Elsewhere than on Linux, the end of the socket has to do. SIGINT is ignored: a Ctrl-C
@@ -47,6 +50,9 @@ PLAIN = (int, float, bool, type(None))  # results that name nothing and have no 
 # There `extend` holds the deque's lock while the items run, and whoever looks into it waits: the
 # helper to the end of the batch, the log some 15 us for each item.
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+LOOK = 0.1  # seconds between two looks at this process's memory
+UNIT = os.sysconf("SC_PAGE_SIZE")
 
 F_SETSIG = 10  # Linux; the fcntl module does not name it on every version
 
@@ -176,6 +182,10 @@ class Worker:
         self.helped = False
         self.token: int | None = None  # taken for a batch that is still to come
         self.sending = allocate_lock()
+        self.growth = 0  # bytes that it may grow by; 0: any
+        self.usual = 0  # bytes of memory after its first batch
+        self.looked = 0.0
+        self.collected = False  # the last time, because it had grown
 
     def main(self) -> None:
         """Serves frames until there are no more."""
@@ -235,6 +245,7 @@ class Worker:
         try:
             plain, packed = loads(frame.data)
             self.by_value = plain["by_value"]
+            self.growth, self.usual = plain["growth"], 0
             frame.copy()  # the function stays
             fn, initializer, initargs = loads(packed, buffers=frame.buffers)
             if fn is None:
@@ -278,6 +289,7 @@ class Worker:
         seconds = perf_counter() - began
         self.batch = None
         with self.sending:
+            self.look_at_memory(began)
             self.answer(wire.DONE, batch, seconds, 0, frame)
 
     def do_call(self, frame: Any) -> None:
@@ -312,7 +324,26 @@ class Worker:
         with self.sending:
             self.wire.put(wire.RESULT, frame.number, 1, data, buffers)
             del value, buffers
+            self.look_at_memory(began)
             self.flush()
+
+    def look_at_memory(self, now: float) -> None:
+        """Now and then: asks to be replaced if this process has grown by too much."""
+        if now < self.looked + LOOK or not self.growth:
+            return
+        self.looked = now
+        if not self.usual:
+            self.usual = own_memory()
+        elif own_memory() - self.usual <= self.growth:
+            self.collected = False
+        elif not self.collected:  # what that frees may be seen by the next time
+            import gc
+
+            gc.collect()
+            self.collected = True
+        else:
+            self.growth = 0  # asked once
+            self.wire.put(wire.GROWN)
 
     def may_begin(self, number: int) -> bool:
         """Takes the batch's token, if it is there."""
@@ -448,6 +479,16 @@ def pack_error(
         return "parts", data, None, text
     except Exception as why:
         return "text", f"{kind.__module__}.{kind.__qualname__}", f"{shown(error)} ({why})", text
+
+
+def own_memory() -> int:
+    """Bytes of memory that are this process's alone."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            pages = statm.read().split()
+        return (int(pages[1]) - int(pages[2])) * UNIT
+    except OSError:
+        return 0
 
 
 def tie_to_parent(lifeline: int) -> None:

@@ -40,7 +40,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gorun._proc import warm, wire
+from gorun._proc import start, warm, wire
 from gorun._proc.client import NOBODY, Client
 from gorun._proc.codec import Codec, unpack_error, unsendable
 from gorun._proc.lead import Lead, hold, let_go
@@ -74,6 +74,7 @@ class Crew:
         stateful: bool = False,
         eager: bool = True,
         calls: bool = False,
+        inner: int | None = None,
     ) -> None:
         self.lead = Lead()
         self.ended = False
@@ -89,7 +90,7 @@ class Crew:
         self._eager = eager
         self._calls = calls  # items are packed calls, which may be sent as they are
         self._stateful = stateful
-        self._share = max(1, (os.cpu_count() or 1) // limit)
+        self._share = start.share_of(limit, inner)
         self._team: list[Worker] = []
         self._started = 0
         self._failed_starts = 0
@@ -126,8 +127,8 @@ class Crew:
     def hungry(self) -> bool:
         """Whether one item is worth a message now: a worker would stand idle, or items are long.
 
-        Else it waits for the crew's thread, which sends what has come together until a worker is
-        done: one message for each short item costs the caller more than the item.
+        Else it waits until a worker is done, and goes with what has come together: one message for
+        each short item costs the caller more than the item.
         """
         team = self._team
         for worker in team:
@@ -444,6 +445,10 @@ class Crew:
             self._take_result(worker, frame)
         elif frame.kind in (wire.DONE, wire.PART):
             self._take_outcomes(worker, frame)
+        elif frame.kind == wire.GROWN:
+            if not worker.leaving:
+                worker.leave()
+                self._flush(worker)
         elif frame.kind == wire.READY:
             worker.ready = True
             self._failed_starts = 0
@@ -480,12 +485,11 @@ class Crew:
         assert batch.number == frame.number
         number = batch.numbers[0]
         frame.copy()
-        error: BaseException | None = None
+        error = None
         try:
             value, packed, seconds = pickle.loads(frame.data, buffers=frame.buffers)
             self._sizing.ran(1, seconds)
-            if packed is not None:
-                error = unpack_error(packed, self._client.name(number))
+            error = None if packed is None else unpack_error(packed, self._client.name(number))
         except BaseException as why:
             value, error = None, self._undone(number, why)
         if frame.segment:

@@ -1,6 +1,7 @@
 """Single calls on worker processes: what an executor is built on.
 
-    pool = Pool(max_workers, initializer=..., initargs=(), max_tasks_per_child=None, name="...")
+    pool = Pool(max_workers, initializer=..., initargs=(), max_tasks_per_child=None, name="...",
+                inner_threads=None)
     pool.submit(fn, args, kwargs, begin, done, settle=None)
     pool.help(who, is_done, timeout)
 
@@ -67,8 +68,11 @@ class Pool:
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
         name: str = "gorun-pool",
+        inner_threads: int | None = None,
     ) -> None:
-        self._calls = _Calls(max_workers, initializer, initargs, max_tasks_per_child, name)
+        self._calls = _Calls(
+            max_workers, initializer, initargs, max_tasks_per_child, name, inner_threads
+        )
 
     @property
     def broken(self) -> BaseException | None:
@@ -157,6 +161,7 @@ class _Calls:
         initargs: tuple[Any, ...],
         max_tasks: int | None,
         name: str,
+        inner: int | None,
     ) -> None:
         self.broken: BaseException | None = None
         self._codec = Codec(initializer)
@@ -180,6 +185,7 @@ class _Calls:
             stateful=True,
             eager=False,
             calls=True,
+            inner=inner,
         )
         self._pid = os.getpid()
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # To the worker.
 SETUP, JOB, BATCH, EXIT, CALL = 1, 2, 3, 4, 5
 # To the parent.
-READY, DONE, PART, BAD, RESULT = 11, 12, 13, 14, 15
+READY, DONE, PART, BAD, RESULT, GROWN = 11, 12, 13, 14, 15, 16
 # Both ways.
 FREE, LOST, DROP = 21, 22, 23
 

@@ -43,7 +43,7 @@ class Batch:
 class Worker:
     """A process, its socket, and the batches that it has and has not answered."""
 
-    def __init__(self, share: int, name: str) -> None:
+    def __init__(self, share: start.Share, name: str) -> None:
         self.share = share
         self._ends = start.start(share)
         self.pid = self._ends.pid
