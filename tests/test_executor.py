@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import itertools
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -237,6 +238,24 @@ def test_order_with_one_worker() -> None:
             for n in range(50):
                 executor.submit(seen.append, n)
         assert seen == list(range(50))
+
+
+def test_shutdown_waits_for_replaced_workers() -> None:
+    """And there is one at a time, though `shutdown` looks while a worker is being replaced.
+
+    Mutation: `join` is over when all numbers are free; `_left` looks before it takes.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(400):
+            seen: list[int] = []
+            with Executor(1, max_tasks_per_child=1) as executor:
+                calls = [executor.submit(seen.append, n) for n in range(20)]
+            assert seen == list(range(20))
+            assert not any(call.cancelled() for call in calls)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_max_tasks_per_child() -> None:

@@ -149,6 +149,26 @@ def test_n_jobs(on: str, n_jobs: Any, expected: int) -> None:
     assert Parallel(n_jobs=n_jobs)(delayed(abs)(n) for n in (-1, -2)) == [1, 2]
 
 
+def omp_threads() -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def test_inner_threads() -> None:
+    """`inner_max_num_threads` holds in the workers, whatever the environment says.
+
+    Mutation: `_Executor` without `_inner_threads`.
+    """
+    gorun.joblib.register()
+    with parallel_config(backend="gorun", on="process", inner_max_num_threads=3):
+        found = Parallel(n_jobs=2)(delayed(omp_threads)() for _ in range(4))
+    assert found == ["3"] * 4
+    with (
+        pytest.raises(AssertionError, match="inner_max_num_threads"),
+        parallel_config(backend="gorun", on="thread", inner_max_num_threads=3),
+    ):
+        pass
+
+
 def test_bad_on() -> None:
     """The value is named.
 

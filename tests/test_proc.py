@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import _child
 from tests._procs import HANG, alive, note, until
 
 import gorun
@@ -189,7 +190,7 @@ def test_batches_that_were_taken_back_are_not_run() -> None:
     Mutation: a token is the last byte of the number.
     """
     codec = Codec()
-    worker = warm.start(1, "test")
+    worker = warm.start((1, False), "test")
     try:
         worker.take_job(1, codec.job(ident, None, ()), 0)
         while not worker.wire.flush():
@@ -238,9 +239,13 @@ def test_a_worker_loads_little() -> None:
 
     Mutation: child.py imports contextlib.
     """
-    warm.close()  # the ones that have imported what other tests needed
-
-    [loaded] = gorun.map(eval, ["sorted(__import__('sys').modules)"], on="process", workers=1)
+    # In a program of its own: here other tests have left workers behind, and imported what has a
+    # worker import something in turn (the key of a manager of multiprocessing, say).
+    script = """
+        [loaded] = gorun.map(eval, ["sorted(__import__('sys').modules)"], on="process", workers=1)
+        print(*loaded)
+    """
+    loaded = _child.run(script).out.split()
     assert not {"gorun", "site", "socket", "contextlib", "threading", "pickle"} & set(loaded)
 
 

@@ -525,3 +525,46 @@ def test_functions_are_looked_up_where_workers_would() -> None:
     """
     assert codec.Codec(os.path.join).by_value == (b"__main__",)
     assert codec.Codec(gorun.sleep).by_value == (b"__main__",)
+
+
+# ---- long batches -------------------------------------------------------------------------------
+
+
+def picky(n: int) -> int:
+    if n % 97 == 0:
+        raise IndexError(n)
+    if n % 101 == 0:
+        raise StopIteration(n)
+    return n
+
+
+@pytest.mark.no_matrix
+def test_errors_in_long_batches() -> None:
+    """Are those of their items, whatever their types: no end of a batch.
+
+    Mutation: `run_steps` takes each IndexError for the end of the items, or no look for a StopIteration.
+    """
+
+    def told(chunk: int) -> list[tuple[type, str]]:
+        found = pmap(picky, range(1, 1000), chunk=chunk, workers=2, errors="return")
+        return [(type(value), str(value)) for value in found]
+
+    assert told(400) == told(1)
+    last: list[list[int]] = [[1], *([] for _ in range(300)), [2], []]
+    found = list(pmap(list.pop, last, chunk=303, errors="return"))
+    assert [type(value) for value in found] == [int, *[IndexError] * 300, int, IndexError]
+
+
+def long_first(n: int) -> int:
+    time.sleep(0.3 if n % 500 == 0 else 0)
+    return n
+
+
+@pytest.mark.no_matrix
+def test_long_batches_are_given_back() -> None:
+    """What is not begun goes to who is idle, and nothing is lost or run twice.
+
+    Mutation: `run_steps` without a look at what was given back.
+    """
+    for _ in range(3):
+        assert list(pmap(long_first, range(1000), chunk=500, workers=2)) == list(range(1000))

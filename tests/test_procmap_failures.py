@@ -593,6 +593,10 @@ def test_without_shared_memory_or_pidfds(missing: str) -> None:
                 assert f == bytes([n]) * 3_000_000
         assert list(gorun.map(len, found[:3], on="process")) == [3_000_000] * 3
         assert list(gorun.map(abs, range(-5000, 0), on="process")) == list(range(5000, 0, -1))
+        with gorun.Executor(1, on="process") as executor:
+            assert [executor.submit(abs, -n).result() for n in range(9)] == list(range(9))
+            assert executor.submit(os._exit, 4).exception().exitcode == 4
+            assert executor.submit(abs, -3).result() == 3
         print("good")
         """,
         **{missing: "0"},

@@ -1,8 +1,10 @@
 """Rows of the map on worker processes: tiny items, skewed ones, arrays, start, progress, memory.
 
 All rivals have two workers, and their pools run before a sample's time begins, but in row start.
-`ProcessPoolExecutor.map` at its default chunk size would take a minute for what the others are given,
-so it does the first 20 000 items; all are told per item.
+What takes 50 us or more for an item would take minutes for what the others are given, so
+`ProcessPoolExecutor.map` and loky at their default chunk size do the first 20 000 items; all are told
+per item. joblib, loky and mpire are in requirements/bench.txt; where one is missing its variant is
+"not available".
 """
 
 from __future__ import annotations
@@ -37,6 +39,42 @@ def pool() -> Any:
     pool = multiprocessing.Pool(WORKERS)
     pool.map(spin, [0.1] * WORKERS, chunksize=1)
     return pool
+
+
+def joblib_map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Any) -> Iterable[Any]:
+    """joblib's own backend, whose workers stay between two calls."""
+    from joblib import Parallel, delayed
+
+    results: Iterable[Any] = Parallel(WORKERS, **options)(delayed(fn)(item) for item in items)
+    return results
+
+
+@cache
+def loky() -> Any:
+    from loky import get_reusable_executor
+
+    executor = get_reusable_executor(WORKERS, timeout=600)
+    list(executor.map(spin, [0.1] * WORKERS))
+    return executor
+
+
+@cache
+def mpire() -> Any:
+    from mpire import WorkerPool
+
+    pool = WorkerPool(WORKERS, keep_alive=True)
+    pool.map(spin, [0.1] * WORKERS)
+    return pool
+
+
+def ready(start: Callable[[], Any], run: Callable[[int], Sample]) -> Callable[[int], Sample]:
+    """A row function whose rival is started before its time begins."""
+
+    def sample(n: int) -> Sample:
+        start()
+        return run(n)
+
+    return sample
 
 
 def gorun_map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Any) -> Iterable[Any]:
@@ -75,12 +113,24 @@ TINY = Row(
         Variant("PPE", tiny_items(lambda items: executor().map(tiny, items), FEW)),
         Variant("PPE chunk 100", tiny_items(lambda i: executor().map(tiny, i, chunksize=100))),
         Variant("Pool.map", tiny_items(lambda items: pool().map(tiny, items))),
+        Variant(
+            "joblib",
+            ready(
+                lambda: joblib_map(spin, [0.1] * WORKERS),
+                tiny_items(lambda items: joblib_map(tiny, items), 10 * FEW),
+            ),
+        ),
+        Variant("loky", ready(loky, tiny_items(lambda items: loky().map(tiny, items), FEW))),
+        Variant("mpire", ready(mpire, tiny_items(lambda items: mpire().map(tiny, items)))),
     ),
     goals=(
         Goal("gorun", how="alone", at_most=200),
         Goal("PPE", "gorun", at_least=100),
         Goal("PPE chunk 100", "gorun", at_least=5),
         Goal("Pool.map", "gorun", at_least=1),
+        Goal("joblib", "gorun", at_least=1),
+        Goal("loky", "gorun", at_least=1),
+        Goal("mpire", "gorun", at_least=1),
     ),
 )
 
@@ -162,9 +212,21 @@ ARRAYS = Row(
     variants=(
         gorun_variant(arrays(lambda items: gorun_map(total, items))),
         Variant("PPE", arrays(lambda items: executor().map(total, items))),
+        Variant(
+            "joblib",
+            ready(
+                lambda: joblib_map(spin, [0.1] * WORKERS),
+                # Its threshold is 1 MB, and a block is no more than that.
+                arrays(lambda items: joblib_map(total, items, max_nbytes="100K")),
+            ),
+        ),
         Variant("loop", arrays(lambda items: map(total, items))),
     ),
-    goals=(Goal("PPE", "gorun", at_least=5), Goal("loop", "gorun")),
+    goals=(
+        Goal("PPE", "gorun", at_least=5),
+        Goal("joblib", "gorun", at_least=1, note="memory-mapped"),
+        Goal("loop", "gorun"),
+    ),
 )
 
 
@@ -221,11 +283,14 @@ START = Row(
         Variant("forkserver", first(partial(Mapped, "forkserver"), again=False)),
         Variant("forkserver, next", first(partial(Mapped, "forkserver"), again=True)),
         Variant("spawn", first(partial(Mapped, "spawn"), again=False)),
+        Variant("fork", first(partial(Mapped, "fork"), again=False)),
     ),
     goals=(
         Goal("forkserver", "gorun", at_least=1),
         Goal("spawn", "gorun", at_least=1),
         Goal("forkserver, next", "gorun, next", at_least=1),
+        Goal("fork", "gorun", note="unsafe beside threads"),
+        Goal("fork", "gorun, next", note="unsafe beside threads"),
     ),
 )
 

@@ -143,16 +143,29 @@ def gomaxprocs(n: int | None = None) -> int:
     return _gorun._gomaxprocs(n)
 
 
-def configure(*, max_threads: int | None = None) -> None:
+def configure(*, max_threads: int | None = None, worker_growth: int | None = None) -> None:
     """Change settings while running.
 
     ``max_threads`` (10 000, environment ``GORUN_MAX_THREADS``) bounds the threads that run
     goroutines. At the limit plain goroutines queue; a gorun operation that would block the last
-    free thread raises ThreadLimit. ValueError names a bad value. Go's ``debug.SetMaxThreads``.
+    free thread raises ThreadLimit. Go's ``debug.SetMaxThreads``.
+
+    ``worker_growth`` (300 000 000, environment ``GORUN_WORKER_GROWTH``) is how many bytes a worker
+    process may grow by since its first call; beyond that another takes its place, between two
+    batches. 0: however much. It holds for maps and executors that start their workers later.
+
+    TypeError, ValueError: they name the bad value, and nothing is changed.
 
     >>> import gorun
     >>> gorun.configure(max_threads=10_000)
     """
+    if worker_growth is not None:
+        if isinstance(worker_growth, bool) or not isinstance(worker_growth, int):
+            raise TypeError(f"worker_growth must be a whole number, not {worker_growth!r}")
+        if not 0 <= worker_growth <= _settings.MAX_WORKER_GROWTH:
+            raise ValueError(
+                f"worker_growth must be from 0 to {_settings.MAX_WORKER_GROWTH}, not {worker_growth}"
+            )
     if max_threads is not None:
         if isinstance(max_threads, bool) or not isinstance(max_threads, int):
             raise TypeError(f"max_threads must be a whole number, not {max_threads!r}")
@@ -161,6 +174,8 @@ def configure(*, max_threads: int | None = None) -> None:
                 f"max_threads must be from 1 to {_settings.MAX_THREADS}, not {max_threads}"
             )
         _gorun._max_threads(max_threads)
+    if worker_growth is not None:
+        _settings.worker_growth(worker_growth)
 
 
 # ---- sections --------------------------------------------------------------------------------

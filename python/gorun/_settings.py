@@ -1,4 +1,4 @@
-"""Settings from the environment and their checks: GOMAXPROCS, GORUN_MAX_THREADS, GORUN_DEADLOCK, GORUN_SYSMON.
+"""Settings from the environment and their checks: GOMAXPROCS and those called GORUN_....
 
 Bad input is an error that names the variable, its value and what was expected.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 MAX_PROCS = 512
 DEFAULT_MAX_THREADS = 10_000
 MAX_THREADS = 1_000_000
+DEFAULT_WORKER_GROWTH = 300_000_000
+MAX_WORKER_GROWTH = 1 << 62
 
 
 def _number(text: str, name: str, low: int, high: int) -> int:
@@ -85,6 +87,22 @@ def default_max_threads() -> int:
     """GORUN_MAX_THREADS from the environment, else 10 000 as in Go."""
     text = os.environ.get("GORUN_MAX_THREADS", "").strip()
     return _number(text, "GORUN_MAX_THREADS", 1, MAX_THREADS) if text else DEFAULT_MAX_THREADS
+
+
+_growth: int | None = None  # as `configure` was told
+
+
+def worker_growth(told: int | None = None) -> int:
+    """Bytes that a worker process may grow by until it is replaced; 0: any. `told` is kept."""
+    global _growth
+    if told is not None:
+        _growth = told
+    if _growth is not None:
+        return _growth
+    text = os.environ.get("GORUN_WORKER_GROWTH", "").strip()
+    if not text:
+        return DEFAULT_WORKER_GROWTH
+    return _number(text, "GORUN_WORKER_GROWTH", 0, MAX_WORKER_GROWTH)
 
 
 def check_timeout(timeout: float | None) -> float | None:

@@ -9,7 +9,8 @@ The backend is a `gorun.Executor` for each call of `Parallel`: processes where t
 threads on a free-threaded build; `parallel_config(backend="gorun", on="thread")` says which. joblib
 makes its batches, as with its own backends; list, generator and unordered results, time-outs and
 nested calls are joblib's. Arrays go through shared memory, without joblib's memmapping of files.
-Inner threads of BLAS and OpenMP are limited in the workers; `inner_max_num_threads` is not supported.
+Inner threads of BLAS and OpenMP are limited in worker processes, to `inner_max_num_threads` each where
+that is given, else to a fair share of the usable CPUs or to what the environment says.
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ def register(name: str = "gorun", *, make_default: bool = False) -> None:
     joblib.register_parallel_backend(name, Backend, make_default=make_default)
 
 
+class _Executor(Executor):
+    """An executor whose worker processes may keep so many threads busy each."""
+
+    def __init__(
+        self, workers: int, on: Literal["thread", "process"], inner_threads: int | None
+    ) -> None:
+        self._inner_threads = inner_threads
+        super().__init__(workers, on=on, thread_name_prefix="joblib")
+
+
 class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
     """One `Parallel`'s way to a `gorun.Executor`."""
 
@@ -64,6 +75,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # 
         if on not in ("thread", "process"):
             raise ValueError(f'on must be None, "thread" or "process", not {on!r}')
         self.on = on
+        self.supports_inner_max_num_threads = on == "process"
         self.uses_threads = self.supports_sharedmem = on == "thread"
         self._executor: Executor | None = None
 
@@ -81,7 +93,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # 
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        self._executor = Executor(n_jobs, on=self.on, thread_name_prefix="joblib")
+        self._executor = _Executor(n_jobs, self.on, self.inner_max_num_threads)
         return n_jobs
 
     def submit(

@@ -76,6 +76,8 @@ class Executor(futures.Executor):
     (32, [1, 2])
     """
 
+    _inner_threads: int | None = None  # of BLAS and OpenMP in a worker process; None: its share
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -115,11 +117,12 @@ class Executor(futures.Executor):
         if on == "process":
             from gorun._executor.processes import ProcessTeam  # multiprocessing: not for everybody
 
-            team = ProcessTeam(*options)
+            team = ProcessTeam(*options, self._inner_threads)
         else:
             team = ThreadTeam(*options)
         self._team = team
         self._put = team.put
+        self._future: Callable[[], Future[Any]] = team.future
         # The team holds the reference, and its workers the team: it is there for as long as it matters.
         team.owner = weakref.ref(self, partial(_orphaned, team))
 
@@ -131,7 +134,7 @@ class Executor(futures.Executor):
     @property
     def _threads(self) -> set[WorkerThread]:
         """As ThreadPoolExecutor's, but those only that have not left."""
-        return {WorkerThread(goroutine) for goroutine in list(self._team.members.values())}
+        return {WorkerThread(goroutine) for goroutine in list(self._team.members)}
 
     @property
     def _processes(self) -> dict[int, WorkerProcess]:
@@ -148,7 +151,7 @@ class Executor(futures.Executor):
         ...     executor.submit(divmod, 7, 2).result()
         (3, 1)
         """
-        future: Future[T] = Future()
+        future: Future[T] = self._future()
         self._put((future, fn, args, kwargs))
         return future
 

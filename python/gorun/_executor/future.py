@@ -54,6 +54,11 @@ class Future(futures.Future[T]):
                 self._calls = []
             return self._calls
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nobody has a callback on it."""
+        return self._calls is None
+
     def done(self) -> bool:
         """Whether it was cancelled or has finished."""
         return self._state not in (PENDING, RUNNING)

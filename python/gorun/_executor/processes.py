@@ -13,26 +13,31 @@ Ends: cancel      up to `begin`, by the future; `drop` cancels all that are out,
       fork        the child gets a new pool, with none of the parent's calls
       exit        exits.py closes and joins
 
-Invariant: a future that `put` accepted is in `_out` until it is settled or skipped.
+Invariant: a future that `put` accepted is in `out` until it is settled or skipped.
 """
 
 from __future__ import annotations
 
 import signal
+import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent import futures
+from concurrent.futures import InvalidStateError
+from concurrent.futures._base import PENDING, RUNNING
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from gorun._errors import WorkerDied
 from gorun._executor import exits
+from gorun._executor.future import Future
 from gorun._gorun import Goroutine
 from gorun._proc.pool import Pool
 
-Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+T = TypeVar("T")
+Call: TypeAlias = tuple[futures.Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class BrokenWorker(WorkerDied, BrokenProcessPool):
@@ -40,6 +45,78 @@ class BrokenWorker(WorkerDied, BrokenProcessPool):
 
     Unlike with ProcessPoolExecutor the pool is not broken: other calls go on, new ones are taken.
     """
+
+
+class ProcessFuture(Future[T]):
+    """The future of a call on a process. Whoever waits for it may see to the workers meanwhile."""
+
+    def __init__(self, team: ProcessTeam) -> None:
+        super().__init__()
+        # Until it is done. So a team is there as long as calls are, whoever drops its executor.
+        self._team: ProcessTeam | None = team
+
+    def result(self, timeout: float | None = None) -> T:
+        """As the base's."""
+        if (team := self._team) is not None:
+            timeout = self._wait(team.pool, timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As the base's."""
+        if (team := self._team) is not None:
+            timeout = self._wait(team.pool, timeout)
+        return super().exception(timeout)
+
+    def cancel(self) -> bool:
+        """As the base's."""
+        team, cancelled = self._team, super().cancel()
+        if cancelled and team is not None:
+            team.pool.changed(self)
+        return cancelled
+
+    def _wait(self, pool: Pool, timeout: float | None) -> float | None:
+        """Waits with the pool, as far as that goes: what is left of `timeout`."""
+        if timeout is None:
+            pool.help(self, self._is_done, None)
+            return None
+        limit = time.monotonic() + timeout
+        pool.help(self, self._is_done, timeout)
+        return max(0.0, limit - time.monotonic())
+
+    def _is_done(self) -> bool:
+        with self._lock:  # see lead.py
+            return self._state not in (PENDING, RUNNING)
+
+    # ---- called by the pool ----------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        """Whether the call is to be made."""
+        if self.set_running_or_notify_cancel():
+            return True
+        if self._team is not None:
+            self._team.out.discard(self)
+            self._team = None
+        return False
+
+    def _settle(self, value: Any, error: BaseException | None) -> bool:
+        """Takes the outcome, unless somebody's code would be run by that."""
+        with self._lock:
+            if not self.is_plain:
+                return False
+            self._tell(value, error)
+            return True
+
+    def _tell(self, value: Any, error: BaseException | None) -> None:
+        """Takes the outcome."""
+        team, self._team = self._team, None
+        assert team is not None
+        team.out.discard(self)
+        with suppress(InvalidStateError):  # cancelled, where the call never began
+            if error is None:
+                self.set_result(value)
+            else:
+                self.set_exception(_told(error, error is team.pool.broken))
+        team.pool.changed(self)
 
 
 class ProcessTeam:
@@ -52,6 +129,7 @@ class ProcessTeam:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         max_tasks: int | None,
+        inner_threads: int | None = None,
     ) -> None:
         self.refusal: Callable[[], Exception] | None = None  # why no call is accepted
         self.owner: weakref.ref[Any] | None = None
@@ -62,12 +140,13 @@ class ProcessTeam:
             initargs=initargs,
             max_tasks_per_child=max_tasks,
             name=name,
+            inner_threads=inner_threads,
         )
         self.pool = self._make()
-        self._out: set[Future[Any]] = set()
+        self.out: set[Future[Any]] = set()
         exits.enlist(self)
 
-    members: ClassVar[dict[int, Goroutine[None]]] = {}  # there are no goroutines
+    members: ClassVar[dict[Goroutine[None], int]] = {}  # there are no goroutines
 
     @property
     def pids(self) -> list[int]:
@@ -80,18 +159,21 @@ class ProcessTeam:
         error = self.pool.broken
         return False if error is None else str(error) or type(error).__name__
 
+    def future(self) -> ProcessFuture[Any]:
+        """What a call is put with."""
+        return ProcessFuture(self)
+
     def put(self, call: Call) -> None:
         """Accepts a call, or raises what `refusal` makes, or that the pool is broken."""
         if self.refusal is not None:
             raise self.refusal()
         future, fn, args, kwargs = call
-        self._out.add(future)
+        assert isinstance(future, ProcessFuture)
+        self.out.add(future)
         try:
-            self.pool.submit(
-                fn, args, kwargs, partial(self._begin, future), partial(self._done, future)
-            )
+            self.pool.submit(fn, args, kwargs, future._begin, future._tell, future._settle)
         except BaseException as error:
-            self._out.discard(future)
+            self.out.discard(future)
             if error is self.pool.broken:
                 error.__traceback__ = None  # kept by the pool, whose frames it would keep
                 raise _broken_pool(error) from error
@@ -111,7 +193,7 @@ class ProcessTeam:
 
     def drop(self) -> None:
         """Cancels what is out and not begun."""
-        for future in list(self._out):
+        for future in list(self.out):
             future.cancel()
 
     def join(self) -> None:
@@ -124,27 +206,10 @@ class ProcessTeam:
 
     def after_fork(self) -> None:
         """In the child: a new pool; what is out is the parent's."""
-        self._out = set()
+        self.out = set()
         self.pool = self._make()
         if self.refusal is not None:
             self.pool.shutdown(wait=False)
-
-    # ---- called by the pool ----------------------------------------------------------------
-
-    def _begin(self, future: Future[Any]) -> bool:
-        if future.set_running_or_notify_cancel():
-            return True
-        self._out.discard(future)
-        return False
-
-    def _done(self, future: Future[Any], value: Any, error: BaseException | None) -> None:
-        self._out.discard(future)
-        with suppress(InvalidStateError):  # cancelled, where the call never began
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(_told(error, error is self.pool.broken))
-        del future
 
 
 def _told(error: BaseException, broken: bool) -> BaseException:

@@ -22,7 +22,8 @@ Ends: time-out    there is none here; futures have their own
       exit        exits.py closes and joins every team before gorun itself shuts down
 
 Invariants
-- Worker numbers are tokens: each is in `free`, or belongs to one worker in `members`.
+- Worker numbers are tokens: each is in `free`, or belongs to one worker in `members`. Who takes a worker
+  out of `members`, in one operation, and nobody else, puts its number back: twice would be two workers.
 - A call that was accepted (`put` returned) is run, cancelled, or failed.
 - A team never refers to its executor strongly.
 """
@@ -44,6 +45,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from gorun._errors import Cancelled, GoroutineCancelled, ThreadLimit
 from gorun._executor import exits
+from gorun._executor.future import Future as OwnFuture
 from gorun._gorun import Goroutine, Latch
 from gorun._runtime import spawn
 
@@ -72,7 +74,7 @@ class ThreadTeam:
         self.refusal: Callable[[], Exception] | None = None  # why no call is accepted
         self.broken: str | bool = False
         self.owner: weakref.ref[Any] | None = None  # its callback closes us
-        self.members: dict[int, Goroutine[None]] = {}
+        self.members: dict[Goroutine[None], int] = {}  # and their numbers
         self._work: deque[Call] = deque()
         self._idle: deque[Latch] = deque()
         self._free = deque(range(workers))
@@ -88,6 +90,8 @@ class ThreadTeam:
 
     pids: ClassVar[list[int]] = []  # there are no processes
 
+    future = OwnFuture  # what a call is put with
+
     # ---- the callers' side -----------------------------------------------------------------
 
     def put(self, call: Call) -> None:
@@ -97,7 +101,8 @@ class ThreadTeam:
         if self._free and not self._idle and not work and self._start(call):
             return
         work.append(call)
-        if self._idle or self._free or _FENCELESS:
+        # After a shutdown no worker is started: it would take the call that is taken back below.
+        if self.refusal is None and (self._idle or self._free or _FENCELESS):
             self._summon()
         # Closed in between: the last worker may have left before.
         while self.refusal is not None:
@@ -128,16 +133,19 @@ class ThreadTeam:
 
     def join(self) -> None:
         """Waits until every worker has left; RuntimeError in one of them."""
-        while len(self._free) < self._workers:
-            for number, goroutine in list(self.members.items()):
+        # All numbers may be free while somebody is about to start the next worker for what waits.
+        while len(self._free) < self._workers or self._work:
+            for goroutine in list(self.members):
                 goroutine._wait()
-                self._left(number, goroutine)
-            if not self.members and len(self._free) < self._workers:
+                self._left(goroutine)
+            if self._work and self._free:
+                self._summon()
+            elif not self.members and len(self._free) < self._workers:
                 time.sleep(STARTING_SECONDS)  # a thread is between taking a number and starting it
 
     def stop(self, *, kill: bool) -> None:
         """Cancels the workers; if `kill`, their calls fail at once and nobody waits for them."""
-        for number, goroutine in list(self.members.items()):
+        for goroutine, number in list(self.members.items()):
             goroutine.cancel("the executor was told to stop its workers")
             if not kill:
                 continue
@@ -145,7 +153,7 @@ class ThreadTeam:
             if future is not None:
                 with suppress(InvalidStateError):
                     future.set_exception(BrokenThreadPool("the worker of this call was killed"))
-            self._left(number, goroutine)
+            self._left(goroutine)
 
     def leave(self) -> None:
         """Accepts nothing more because the interpreter ends; what waits is run."""
@@ -182,15 +190,13 @@ class ThreadTeam:
             self._first.pop(number, None)
             self._free.append(number)
             raise
-        self.members[number] = goroutine
-        goroutine.add_done_callback(lambda goroutine: self._left(number, goroutine))
+        self.members[goroutine] = number
+        goroutine.add_done_callback(self._left)
         return True
 
-    def _left(self, number: int, goroutine: Goroutine[None]) -> None:
+    def _left(self, goroutine: Goroutine[None]) -> None:
         """Frees the number of a worker that has ended, once; if there is work, another takes it."""
-        if self.members.get(number) is not goroutine:
-            return
-        if self.members.pop(number, None) is None:
+        if (number := self.members.pop(goroutine, None)) is None:  # who waits for it was faster
             return
         if (call := self._first.pop(number, None)) is not None:
             _cancel(call)  # cancelled before its first step

@@ -24,19 +24,17 @@ class Map(Iterator[T]):
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self._ready: deque[T] = flow.ready
+        self._take: Callable[[], T] = flow.ready.popleft
 
     def __iter__(self) -> Map[T]:
         return self
 
     def __next__(self) -> T:
-        ready = self._ready
         while True:
-            while ready:
-                try:
-                    return ready.popleft()
-                except IndexError:  # another thread was faster
-                    continue
+            try:
+                return self._take()
+            except IndexError:  # none, or another thread was faster
+                pass
             self._advance()
 
     def _advance(self) -> None:

@@ -177,6 +177,12 @@ class ProcessCarrier:
             return sum(len(items) for _, items in self._pending)
         return None if self._total is None else max(1, self._total - self._taken)
 
+    def has_more(self) -> bool:
+        return bool(self._pending)
+
+    def is_busy(self) -> bool:
+        return True
+
     def take(self, most: int) -> tuple[range, list[Any]] | None:
         pending = self._pending
         try:
@@ -223,6 +229,9 @@ class ProcessCarrier:
             self._settle(number, WorkerDied(text, held, exitcode))
         for number, item in reversed(again):
             self.back(range(number, number + 1), [item])
+
+    def result(self, number: int, value: Any, error: BaseException | None) -> None:
+        """Never: items of a map go in batches."""
 
     def broke(self, error: BaseException) -> None:
         self.broken = error

@@ -2,6 +2,9 @@
 
 pool.py    `Pool`: single calls with callbacks, for an executor
 crew.py    `Crew`: workers at work on batches of numbered items, for a map and for a pool
+lead.py    who waits for the answers of a pool: its thread, or who wants one; Ctrl-C meanwhile
+will.py    what becomes of the batches of a worker that died
+client.py  what a crew and its client say to each other
 warm.py    workers that are kept between maps; exit and fork
 worker.py  one worker as the parent sees it
 start.py   how a worker is started

@@ -2,6 +2,8 @@
 
 Who does what
 - The main thread reads frames, runs what they bring and sends what came of it.
+- A call of an executor that finds its worker idle comes alone, and is run and answered without any
+  of the following: nothing is there to be taken back.
 - A batch is begun with a token: the batch's number, that the parent wrote into a pipe that both
   read from. A parent that wants a batch back reads its token itself; whoever has got it
   has the batch. That needs nobody's cooperation: the worker may be stuck in native code.
@@ -13,7 +15,11 @@ Who does what
 - Before each item its place in the batch goes into a page that the parent maps: it is how a parent
   knows which items a dead worker had begun. In batches of up to LOGGED items the outcomes go there
   too, each by itself, so that a death costs the one item that was at work; in longer ones, of items
-  that take some microseconds, that would cost more than the items.
+  that take some microseconds, that would cost more than the items. There STEP items count as begun
+  at a time, and are run without a line of Python between them.
+
+- A worker that has grown by more than it may says so with a result, and its parent has it leave when it
+  has done what is with it.
 
 The end: the lifeline is a pipe that only the parent could write to. When its end is closed, because
 the parent closed it or is gone, the kernel sends SIGKILL (F_SETSIG): also to a worker that computes
@@ -25,10 +31,10 @@ from __future__ import annotations
 
 import os
 import sys
-from _pickle import loads
+from _pickle import dumps, loads
 from _thread import allocate_lock, start_new_thread
 from collections import deque
-from itertools import starmap
+from itertools import repeat, starmap
 from time import perf_counter
 
 TYPE_CHECKING = False
@@ -41,9 +47,14 @@ else:
     wire = sys.modules["_gorun_wire"]
 
 LOGGED = 128  # items
+STEP = 32  # items
+PLAIN = (int, float, bool, type(None))  # results that name nothing and have no buffers
 # There `extend` holds the deque's lock while the items run, and whoever looks into it waits: the
 # helper to the end of the batch, the log some 15 us for each item.
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+LOOK = 0.1  # seconds between two looks at this process's memory
+UNIT = os.sysconf("SC_PAGE_SIZE")
 
 F_SETSIG = 10  # Linux; the fcntl module does not name it on every version
 
@@ -91,6 +102,9 @@ class Batch:
         self._log = wire.LOG if 1 < len(items) <= LOGGED else 0
         page = worker.page
         self.done: deque[Any] = deque()
+        self.size = len(items)
+        self.back = 0  # items that were given back
+        self.sent = 0  # outcomes that were answered
         self.ended = False  # the last item has been taken, by whomever
         self.failed = False  # some outcome is a Failed
         self._page = page
@@ -138,8 +152,41 @@ class Batch:
         except Exception:
             return
 
+    def run_steps(self, job: Job) -> None:
+        """As `run`, for many short items."""
+        items, done, page, fn = self.items, self.done, self._page, job.fn
+        call = starmap if job.star else map
+        pop, nothing, begun = items.popleft, (), 0
+        while left := len(items):
+            begun += STEP
+            if page is not None:
+                page[1] = begun
+            error: BaseException | None = None
+            try:
+                results = call(fn, starmap(pop, repeat(nothing, min(left, STEP))))
+                if FREE_THREADED:
+                    for value in results:
+                        done.append(value)
+                        del value
+                else:
+                    done.extend(results)
+            except BaseException as caught:
+                error = caught
+            with self._worker.sending:
+                taken, told = self.size - self.back - len(items), self.sent + len(done)
+            if taken == told:  # what was raised, if anything, was of `pop`: the rest was given back
+                continue
+            if error is None:
+                error = StopIteration()  # of the function: for `map` that is an end
+            self.failed = True
+            trace = error.__traceback__
+            done.append(Failed(error.with_traceback(trace and trace.tb_next)))
+
     def run(self, job: Job) -> None:
         """Runs all items that nobody takes back."""
+        if len(self.items) > LOGGED:
+            self.run_steps(job)
+            return
         taken, done, fn = self.taken(), self.done, job.fn
         call = starmap if job.star else map
         while not self.ended:
@@ -173,11 +220,17 @@ class Worker:
         self.helped = False
         self.token: int | None = None  # taken for a batch that is still to come
         self.sending = allocate_lock()
+        self.growth = 0  # bytes that it may grow by; 0: any
+        self.usual = 0  # bytes of memory after its first batch
+        self.looked = 0.0
+        self.collected = False  # the last time, because it had grown
 
     def main(self) -> None:
         """Serves frames until there are no more."""
         while (frame := self.next_frame()) is not None:
-            if frame.kind == wire.BATCH:
+            if frame.kind == wire.CALL:
+                self.do_call(frame)
+            elif frame.kind == wire.BATCH:
                 self.do_batch(frame)
             elif frame.kind == wire.JOB:
                 self.take_job(frame)
@@ -230,6 +283,7 @@ class Worker:
         try:
             plain, packed = loads(frame.data)
             self.by_value = plain["by_value"]
+            self.growth, self.usual = plain["growth"], 0
             frame.copy()  # the function stays
             fn, initializer, initargs = loads(packed, buffers=frame.buffers)
             if fn is None:
@@ -273,7 +327,61 @@ class Worker:
         seconds = perf_counter() - began
         self.batch = None
         with self.sending:
+            self.look_at_memory(began)
             self.answer(wire.DONE, batch, seconds, 0, frame)
+
+    def do_call(self, frame: Any) -> None:
+        """Runs one call that came alone, to an idle worker: nobody takes it back."""
+        if self.job is None:
+            return
+        page = self.page
+        if page is not None:
+            page[2] = 0
+            page[1] = 1
+            page[0] = frame.number
+        value = error = None
+        began = perf_counter()
+        try:
+            fn, args, kwargs = loads(frame.data)
+            value = fn(*args, **kwargs)
+        except BaseException as caught:
+            trace = caught.__traceback__
+            error = pack_error(caught.with_traceback(trace and trace.tb_next), self)
+        seconds = perf_counter() - began
+        flush_output()
+        buffers: list[memoryview] = []
+        try:
+            if type(value) in PLAIN:
+                data = dumps((value, error, seconds), 5)
+            else:
+                data, buffers = wire.dumps((value, error, seconds), self.by_value)
+        except BaseException:
+            (value,), errors = self.sorted_out([value], {})
+            error = errors.get(0)
+            data, buffers = wire.dumps((value, error, seconds), self.by_value)
+        with self.sending:
+            self.wire.put(wire.RESULT, frame.number, 1, data, buffers)
+            del value, buffers
+            self.look_at_memory(began)
+            self.flush()
+
+    def look_at_memory(self, now: float) -> None:
+        """Now and then: asks to be replaced if this process has grown by too much."""
+        if now < self.looked + LOOK or not self.growth:
+            return
+        self.looked = now
+        if not self.usual:
+            self.usual = own_memory()
+        elif own_memory() - self.usual <= self.growth:
+            self.collected = False
+        elif not self.collected:  # what that frees may be seen by the next time
+            import gc
+
+            gc.collect()
+            self.collected = True
+        else:
+            self.growth = 0  # asked once
+            self.wire.put(wire.GROWN)
 
     def may_begin(self, number: int) -> bool:
         """Takes the batch's token, if it is there."""
@@ -300,12 +408,15 @@ class Worker:
                         batch.items.pop()
                         back += 1
                 except IndexError:
-                    pass
+                    batch.back += back
                 self.answer(wire.PART, batch, 0.0, back, None)
 
     def answer(self, kind: int, batch: Batch, seconds: float, back: int, frame: Any) -> None:
         """Sends the outcomes that are there. The caller holds `sending`."""
-        values = [batch.done.popleft() for _ in range(len(batch.done))]
+        done, take = batch.done, batch.done.popleft
+        # Before its end it goes on growing.
+        values = list(done) if kind == wire.DONE else [take() for _ in range(len(done))]
+        batch.sent += len(values)
         errors: dict[int, Any] | None = None
         if batch.failed:
             errors = {}
@@ -321,7 +432,8 @@ class Worker:
             data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
         self.wire.put(kind, batch.number, len(values), data, buffers)
         del values, buffers
-        batch.done.clear()
+        if kind == wire.DONE:
+            done.clear()
         if frame is not None:
             self.wire.done_with(frame)
         self.flush()
@@ -409,6 +521,16 @@ def pack_error(
         return "parts", data, None, text
     except Exception as why:
         return "text", f"{kind.__module__}.{kind.__qualname__}", f"{shown(error)} ({why})", text
+
+
+def own_memory() -> int:
+    """Bytes of memory that are this process's alone."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            pages = statm.read().split()
+        return (int(pages[1]) - int(pages[2])) * UNIT
+    except OSError:
+        return 0
 
 
 def tie_to_parent(lifeline: int) -> None:

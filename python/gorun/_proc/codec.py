@@ -24,6 +24,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
+from gorun import _settings
 from gorun._proc import start, wire
 
 _registering = threading.Lock()
@@ -108,7 +109,12 @@ class Codec:
             ):
                 self._blame(f"the {what} {shown(thing)}", thing)
             raise
-        plain = {"by_value": self.by_value, "star": star, "retries": retries}
+        plain = {
+            "by_value": self.by_value,
+            "star": star,
+            "retries": retries,
+            "growth": _settings.worker_growth(),
+        }
         return pickle.dumps((plain, packed)), buffers
 
     def _blame(self, name: str, thing: Any) -> None:

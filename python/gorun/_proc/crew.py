@@ -8,8 +8,10 @@ Protocol
   one, of one item, so that its time can be told. Not `eager`, it has one where items are long: what
   is with a worker counts as begun for the client's own clients.
 - Whoever calls `serve` does the work: a thread that waits for results, or the crew's own thread
-  (`background`), where the one that waits is a goroutine, a task, or nobody. Several may be in it.
-- All state belongs to who holds the turn, a lock that is never held while waiting. `end` may come
+  (`background`), where the one that waits is a goroutine, a task, or nobody. Several may be in it;
+  lead.py says which one for a pool.
+- All state belongs to who holds the turn, a lock that is never held while waiting. `push` does not
+  wait for it either: who has it looks for new items once more after letting go of it. `end` may come
   from anywhere, also from a collector inside of a call of ours: it sets a flag, and whoever has the
   turn, or takes it next, tidies up.
 
@@ -19,10 +21,8 @@ Skew. A batch is sized by what items took so far (sizing.py), and items may turn
 - While a worker is idle and the client has nothing, the batches that others have not begun are taken
   back and dealt again.
 
-Death. Of a dead worker's batch, outcomes that it had noted are told, what else was begun fails, the
-rest goes back. A batch that was being unpickled when the worker died goes back item by item, and an
-item that was alone then fails. Where workers die before they were ready, START_TRIES times in a row,
-the crew is broken.
+Death: will.py says what becomes of a dead worker's batches. Where workers die before they were ready,
+START_TRIES times in a row, the crew is broken.
 
 The end: idle workers are kept for the next map (warm.py) if they have no state of this one, the
 others are killed. Fork: the child's crew is broken. Exit: warm.py.
@@ -33,16 +33,20 @@ from __future__ import annotations
 import os
 import pickle
 import select
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
-from gorun._proc import warm, wire
+from gorun._proc import start, warm, wire
+from gorun._proc.client import NOBODY, Client
 from gorun._proc.codec import Codec, unpack_error, unsendable
+from gorun._proc.lead import Lead, hold, let_go
 from gorun._proc.sizing import Sizing
-from gorun._proc.worker import Batch, Worker
+from gorun._proc.will import Will
+from gorun._proc.worker import Worker
 
 START_TRIES = 3
 LATE = 1e-2  # seconds
@@ -51,36 +55,6 @@ WORTH = 2e-4  # seconds of an item, beside which a message for it alone is nothi
 HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
 
 _clock = time.monotonic
-
-
-class Client(Protocol):
-    """Whose items they are. Called with the crew's turn; `wake` without it."""
-
-    def left(self) -> int | None:
-        """How many items there are still to take, where that is known."""
-
-    def take(self, most: int) -> tuple[Sequence[int], list[Any]] | None:
-        """The next items, in order, and their numbers; None: there are none for now."""
-
-    def back(self, numbers: Sequence[int], items: list[Any]) -> None:
-        """Takes items over that were not begun: they come before all others."""
-
-    def answer(
-        self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
-    ) -> None:
-        """The outcomes: where `errors` has a place, the item there failed."""
-
-    def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
-        """A worker died with these items begun."""
-
-    def broke(self, error: BaseException) -> None:
-        """Nothing will be answered any more."""
-
-    def name(self, number: int) -> str:
-        """What to call an item in messages."""
-
-    def wake(self) -> None:
-        """Something was answered since the last time, perhaps."""
 
 
 class Crew:
@@ -99,7 +73,10 @@ class Crew:
         timed: bool = False,
         stateful: bool = False,
         eager: bool = True,
+        calls: bool = False,
+        inner: int | None = None,
     ) -> None:
+        self.lead = Lead()
         self.ended = False
         self.broken: BaseException | None = None
         self._client: Client = client
@@ -111,8 +88,9 @@ class Crew:
         self._max_tasks = max_tasks
         self._timed = timed
         self._eager = eager
+        self._calls = calls  # items are packed calls, which may be sent as they are
         self._stateful = stateful
-        self._share = max(1, (os.cpu_count() or 1) // limit)
+        self._share = start.share_of(limit, inner)
         self._team: list[Worker] = []
         self._started = 0
         self._failed_starts = 0
@@ -149,12 +127,16 @@ class Crew:
     def hungry(self) -> bool:
         """Whether one item is worth a message now: a worker would stand idle, or items are long.
 
-        Else it waits for the crew's thread, which sends what has come together until a worker is
-        done: one message for each short item costs the caller more than the item.
+        Else it waits until a worker is done, and goes with what has come together: one message for
+        each short item costs the caller more than the item.
         """
-        if any(not worker.batches and not worker.leaving for worker in self._team):
+        team = self._team
+        for worker in team:
+            if not (worker.batches or worker.leaving):
+                return True
+        if len(team) < self._limit:
             return True
-        return self.room and (len(self._team) < self._limit or self._sizing.each > WORTH)
+        return self._sizing.each > WORTH and any(map(self._has_room, team))
 
     @property
     def in_background(self) -> bool:
@@ -172,18 +154,36 @@ class Crew:
             self._thread.join()
 
     def push(self) -> None:
-        """Sends what the client has to whoever has room."""
+        """Sends what the client has to whoever has room; who has the turn does it for others."""
         self._check_process()
-        due = self._due
-        with self._turn:
+        held = hold()
+        try:
+            self._push()
+            self._after()
+        finally:
+            if held:
+                let_go()
+
+    def _push(self) -> None:
+        while self._turn.acquire(blocking=False):
+            due = self._due
             try:
                 self._deal()
             except BaseException as error:
                 self._hurt(error)
                 raise
-        if due is None and self._due is not None and self.in_background:
-            self.wake()  # it waits without an end
-        self._after()
+            finally:
+                self._turn.release()
+            if due is None and self._due is not None and self.in_background:
+                self.wake()  # it waits without an end
+            if not self._has_work():
+                break
+
+    def _has_work(self) -> bool:
+        """Whether items have come since they were dealt, and somebody would take them."""
+        if not self._client.has_more() or self.ended or self.broken is not None:
+            return False
+        return self.hungry if self._calls else self.room
 
     def serve(self, timeout: float | None) -> None:
         """Waits up to `timeout` seconds for something to happen, and sees to it."""
@@ -196,14 +196,21 @@ class Crew:
             events = self._poll.poll(-1 if timeout is None else timeout)
         except (ValueError, OSError):  # it was closed meanwhile
             return
-        with self._turn:
-            try:
-                if not self._tidied and not warm.is_over():
-                    self._see(events)
-            except BaseException as error:
-                self._hurt(error)
-                raise
-        self._after()
+        held = hold()
+        try:
+            with self._turn:
+                try:
+                    if not self._tidied and not warm.is_over():
+                        self._see(events)
+                except BaseException as error:
+                    self._hurt(error)
+                    raise
+            if self._has_work():
+                self._push()
+            self._after()
+        finally:
+            if held:
+                let_go()
 
     def background(self) -> None:
         """Has a thread serve from now on, to the end."""
@@ -242,10 +249,41 @@ class Crew:
         with suppress(OSError):
             os.write(self._wake_in, b"\0")
 
+    def rouse(self) -> None:
+        """Has the crew's thread call the client's `wake`."""
+        self.lead.unpark()
+        self.wake()
+
+    def help(self, who: object, done: Callable[[], bool], timeout: float | None) -> None:
+        """Leads until `done`, or for `timeout` seconds; returns early where that cannot be."""
+        lead, limit = self.lead, None if timeout is None else _clock() + timeout
+        before = lead.who if lead.is_mine else None  # we are in a signal handler of the leader
+        try:
+            if before is not None:
+                lead.who = who
+            elif not lead.take(who):
+                return
+            left = None
+            while not (done() or self.ended or self.broken is not None):
+                if limit is not None and (left := limit - _clock()) <= 0:
+                    return
+                self.serve(left)
+        except _Elsewhere:
+            pass
+        finally:
+            if before is not None:
+                lead.who = before
+                self.wake()
+            else:
+                lead.leave()
+                if self._client.is_busy():
+                    lead.unpark()
+
     def end(self) -> None:
         """Ends it, from anywhere; takes no more, kills who is busy."""
         self.ended = True
         self._after()
+        self.lead.unpark()
         if not self._tidied:
             self.wake()
 
@@ -253,7 +291,7 @@ class Crew:
 
     def _deal(self) -> None:
         """Sends what there is to those with room: to who is idle, to a new one, to who is busy."""
-        while not self.ended and self.broken is None:
+        while not self.ended and self.broken is None and self._client.has_more():
             worker = self._least_busy()
             fresh = worker is None or (worker.batches and len(self._team) < self._limit)
             if worker is None and len(self._team) >= self._limit:
@@ -276,6 +314,9 @@ class Crew:
             self._send(worker, *work)
 
     def _least_busy(self) -> Worker | None:
+        for worker in self._team:
+            if not (worker.batches or worker.leaving):
+                return worker
         able = [worker for worker in self._team if self._has_room(worker)]
         return min(able, key=lambda worker: len(worker.batches), default=None)
 
@@ -316,6 +357,13 @@ class Crew:
         return worker
 
     def _send(self, worker: Worker, numbers: Sequence[int], items: list[Any]) -> None:
+        if self._calls and len(items) == 1 and type(items[0]) is bytes and worker.takes_calls:
+            self._sizing.sent(1, len(items[0]))
+            worker.call(numbers[0], items[0])
+            if worker.left == 0:
+                worker.leave()
+            self._flush(worker)
+            return
         try:
             packed = self._codec.dumps(items)
         except Exception as error:
@@ -393,8 +441,14 @@ class Crew:
         return alive
 
     def _take_in(self, worker: Worker, frame: wire.Frame) -> None:
-        if frame.kind in (wire.DONE, wire.PART):
+        if frame.kind == wire.RESULT:
+            self._take_result(worker, frame)
+        elif frame.kind in (wire.DONE, wire.PART):
             self._take_outcomes(worker, frame)
+        elif frame.kind == wire.GROWN:
+            if not worker.leaving:
+                worker.leave()
+                self._flush(worker)
         elif frame.kind == wire.READY:
             worker.ready = True
             self._failed_starts = 0
@@ -426,6 +480,31 @@ class Crew:
         with suppress(Exception):  # they have been pickled before, but who knows
             self._codec.learn_from(self._codec.dumps(items)[0])
 
+    def _take_result(self, worker: Worker, frame: wire.Frame) -> None:
+        batch = worker.batches.popleft()
+        assert batch.number == frame.number
+        number = batch.numbers[0]
+        frame.copy()
+        error = None
+        try:
+            value, packed, seconds = pickle.loads(frame.data, buffers=frame.buffers)
+            self._sizing.ran(1, seconds)
+            error = None if packed is None else unpack_error(packed, self._client.name(number))
+        except BaseException as why:
+            value, error = None, self._undone(number, why)
+        if frame.segment:
+            worker.wire.done_with(frame)
+        if worker.batches:
+            worker.batches[0].since = now = _clock()
+            self._look_at(now + LATE)
+        self._client.result(number, value, error)
+
+    def _undone(self, number: int, why: BaseException) -> BaseException:
+        """Whatever a result's own code raises is no end of ours."""
+        told = RuntimeError(f"the result of {self._client.name(number)} cannot be unpickled")
+        told.__cause__ = why
+        return told
+
     def _take_outcomes(self, worker: Worker, frame: wire.Frame) -> None:
         batch = worker.batches[0]
         assert batch.number == frame.number
@@ -434,14 +513,10 @@ class Crew:
         errors: dict[int, BaseException] = {}
         try:
             values, packed, seconds, back = pickle.loads(frame.data, buffers=frame.buffers)
-        except BaseException as error:  # whatever a result's own code raises is no end of ours
+        except BaseException as error:
             values, packed, seconds, back = [None] * frame.count, None, 0.0, 0
             for place, number in enumerate(numbers):
-                told = RuntimeError(
-                    f"the result of {self._client.name(number)} cannot be unpickled"
-                )
-                told.__cause__ = error
-                errors[place] = told
+                errors[place] = self._undone(number, error)
         worker.wire.done_with(frame)
         for place, one in (packed or {}).items():
             errors[place] = unpack_error(one, self._client.name(numbers[place]))
@@ -462,7 +537,10 @@ class Crew:
 
     def _balance(self) -> None:
         """Sees to batches that take long, and to workers that have nothing."""
-        now, self._due = _clock(), None
+        self._due = None
+        if not any(worker.batches for worker in self._team):
+            return
+        now = _clock()
         idle = not self.ended and any(not w.batches and not w.leaving for w in self._team)
         again = False
         for worker in self._team:
@@ -502,46 +580,23 @@ class Crew:
 
     def _bury(self, worker: Worker) -> None:
         """Answers for a dead worker."""
-        unbegun = worker.regain()
-        batches = list(worker.batches)
-        back: list[Batch] = []
-        lost = False
-        fallen: list[tuple[Sequence[int], list[Any]]] = []
-        for batch in batches:
-            begun = max(batch.answered, worker.begun(batch))
-            if begun > batch.answered:
-                lost = True
-                logged = worker.logged(batch)
-                for place in range(batch.answered, begun):
-                    if place in logged:
-                        self._answer_logged(batch.numbers[place], *logged[place])
-                places = [p for p in range(batch.answered, begun) if p not in logged]
-                fallen.append(
-                    ([batch.numbers[p] for p in places], [batch.items[p] for p in places])
-                )
-            elif batch.answered == 0 and worker.ready:  # it was being unpickled
-                lost = True
-                if len(batch.items) == 1:
-                    fallen.append((batch.numbers, batch.items))
-                    continue
-                self._alone += len(batch.items)
-            if begun < len(batch.items):
-                back.append(Batch(0, batch.numbers[begun:], batch.items[begun:], 0.0))
+        will = Will(worker)
         ready, leaving = worker.ready, worker.leaving
+        for number, outcome in will.logged:
+            self._answer_logged(number, *outcome)
+        self._alone += will.alone
         self._drop(worker, kill=False)
-        for batch in reversed(back + unbegun):
+        for batch in reversed(will.back):
             self._client.back(batch.numbers, batch.items)
-        for numbers, items in fallen:
-            if not numbers:  # it died between two items, or after the last
-                continue
+        for numbers, items in will.fallen:
             self._client.died(numbers, items, worker.exitcode)
-        if not (ready or lost or leaving):
+        if not (ready or will.lost or leaving):
             self._failed_starts += 1
             if self._failed_starts >= START_TRIES:
                 self._break(
                     RuntimeError(
                         f"worker processes end before they are ready: {START_TRIES} in a row, the "
-                        f"last with exit code {worker.exitcode}; is {_interpreter()} a Python that "
+                        f"last with exit code {worker.exitcode}; is {sys.executable!r} a Python that "
                         "can import what the parent's sys.path offers, and does the initializer "
                         "return?"
                     )
@@ -614,16 +669,21 @@ class Crew:
 
     def _run(self) -> None:
         while not (self._tidied or warm.is_over()):
+            if self.lead.park():
+                self._client.wake()
+                continue
             try:
                 self.serve(None)
             except Exception:  # whose crew it is has been told
                 self.end()
+            if self.lead.who is not None:  # what we took from the pipe may have been for the leader
+                self.wake()
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            raise RuntimeError("worker processes belong to the process that started them")
+            raise _Elsewhere("worker processes belong to the process that started them")
         if warm.is_over():
-            raise RuntimeError("the interpreter is ending, and its worker processes have gone")
+            raise _Elsewhere("the interpreter is ending, and its worker processes have gone")
 
     def __del__(self) -> None:
         if not hasattr(self, "_pid"):  # it was never whole
@@ -636,40 +696,5 @@ class Crew:
         os.close(self._wake_in)
 
 
-class _Nobody:
-    """The client of a crew that has ended."""
-
-    def left(self) -> int | None:
-        return 0
-
-    def take(self, most: int) -> None:
-        return None
-
-    def back(self, numbers: Sequence[int], items: list[Any]) -> None:
-        pass
-
-    def answer(
-        self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
-    ) -> None:
-        pass
-
-    def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
-        pass
-
-    def broke(self, error: BaseException) -> None:
-        pass
-
-    def name(self, number: int) -> str:
-        return f"item {number}"
-
-    def wake(self) -> None:
-        pass
-
-
-NOBODY = _Nobody()
-
-
-def _interpreter() -> str:
-    import sys
-
-    return repr(sys.executable)
+class _Elsewhere(RuntimeError):
+    """The workers are not there any more, or are not ours."""

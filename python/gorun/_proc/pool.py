@@ -1,7 +1,9 @@
 """Single calls on worker processes: what an executor is built on.
 
-    pool = Pool(max_workers, initializer=..., initargs=(), max_tasks_per_child=None, name="...")
-    pool.submit(fn, args, kwargs, begin, done)
+    pool = Pool(max_workers, initializer=..., initargs=(), max_tasks_per_child=None, name="...",
+                inner_threads=None)
+    pool.submit(fn, args, kwargs, begin, done, settle=None)
+    pool.help(who, is_done, timeout)
 
 - `submit` pickles the call at once, and never waits for a worker. It may start one. What cannot be
   pickled is told to `done`, not raised. RuntimeError after `shutdown`; `pool.broken` (an exception)
@@ -10,10 +12,15 @@
   `done` is not called then (`Future.set_running_or_notify_cancel` fits). So a call is cancelled by
   whoever made it, up to that moment. It is called again for no reason: a call that comes back from
   a worker unbegun is sent again without asking.
-- `done(value, error)` is called once for each call that has begun, from the pool's thread (or from
+- `done(value, error)` is called once for each call that has begun, from the pool's thread (or in
   `submit`, for what cannot be pickled): `error` is None, or what `fn` raised with the worker's
   traceback as its `__cause__` (`RemoteTraceback`, whose `.tb` is the text), `WorkerDied`, or
   why a result could not be pickled. It must not raise and must not wait.
+- `settle(value, error)` is tried in place of `done` where the outcome came to a caller of `help`: it
+  must run no code of users, and gives False if it would have to. Without it, or then, `done` is called.
+- `help(who, is_done, timeout)` waits until `is_done()`, or for `timeout` seconds, by seeing to the
+  workers itself (lead.py). It returns early where it cannot: somebody else does, or the pool is over.
+  Who settles `who` otherwise says so (`changed`).
 - A worker that dies fails the calls that it had begun, with `WorkerDied` whose `.items` are the
   `(fn, args, kwargs)` of those; the others are run by the next worker, which takes its place.
   The pool breaks (`pool.broken`, all calls fail with it) when the initializer raises, and when
@@ -44,6 +51,7 @@ from typing import Any
 from gorun._errors import WorkerDied
 from gorun._proc.codec import Codec, shown, unsendable
 from gorun._proc.crew import Crew
+from gorun._proc.lead import hold, let_go
 from gorun._proc.sizing import Sizing
 
 __all__ = ["Pool"]
@@ -60,8 +68,11 @@ class Pool:
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
         name: str = "gorun-pool",
+        inner_threads: int | None = None,
     ) -> None:
-        self._calls = _Calls(max_workers, initializer, initargs, max_tasks_per_child, name)
+        self._calls = _Calls(
+            max_workers, initializer, initargs, max_tasks_per_child, name, inner_threads
+        )
 
     @property
     def broken(self) -> BaseException | None:
@@ -85,9 +96,20 @@ class Pool:
         kwargs: dict[str, Any],
         begin: Callable[[], bool],
         done: Callable[[Any, BaseException | None], object],
+        settle: Callable[[Any, BaseException | None], bool] | None = None,
     ) -> None:
         """Has a worker call `fn(*args, **kwargs)`."""
-        self._calls.submit(_Call(fn, args, kwargs, begin, done))
+        self._calls.submit(_Call(fn, args, kwargs, begin, done, settle))
+
+    def help(self, who: object, is_done: Callable[[], bool], timeout: float | None) -> None:
+        """Sees to the workers until `is_done()`, or for `timeout` seconds, or not at all."""
+        self._calls.crew.help(who, is_done, timeout)
+
+    def changed(self, who: object) -> None:
+        """Has the caller of `help` look at `who`."""
+        lead = self._calls.crew.lead
+        if lead.who is who and not lead.is_mine:
+            self._calls.crew.wake()
 
     def kill(self, signal: int) -> None:
         """Sends `signal` to all workers, and fails what is not done."""
@@ -108,7 +130,7 @@ class Pool:
 class _Call:
     """One call, from `submit` until `done` was told."""
 
-    __slots__ = ("args", "begin", "begun", "done", "fn", "kwargs", "packed")
+    __slots__ = ("args", "begin", "begun", "done", "fn", "kwargs", "packed", "settle")
 
     def __init__(
         self,
@@ -117,9 +139,10 @@ class _Call:
         kwargs: dict[str, Any],
         begin: Callable[[], bool],
         done: Callable[[Any, BaseException | None], object],
+        settle: Callable[[Any, BaseException | None], bool] | None,
     ) -> None:
         self.fn, self.args, self.kwargs = fn, args, kwargs
-        self.begin, self.done = begin, done
+        self.begin, self.done, self.settle = begin, done, settle
         self.begun = False
         self.packed: Any = None
 
@@ -128,7 +151,7 @@ class _Calls:
     """The calls of a pool: the client of its crew (crew.py says who calls what).
 
     A call is in `pending` or with the crew, and in `known` from `submit` until it is told. What is
-    to be told lies in `told` until the pool's thread comes out of the crew.
+    to be told lies in `told` until somebody comes out of the crew, or in `left` for the pool's thread.
     """
 
     def __init__(
@@ -138,6 +161,7 @@ class _Calls:
         initargs: tuple[Any, ...],
         max_tasks: int | None,
         name: str,
+        inner: int | None,
     ) -> None:
         self.broken: BaseException | None = None
         self._codec = Codec(initializer)
@@ -145,6 +169,7 @@ class _Calls:
         self._known: dict[int, _Call] = {}
         self._pending: deque[int] = deque()
         self._told: deque[tuple[_Call, Any, BaseException | None]] = deque()
+        self._mine: deque[tuple[_Call, Any, BaseException | None]] = deque()  # the thread's
         self._types: set[Any] = set()  # of what has been sent; and the modules of functions
         self._closing = False
         self._killed: WorkerDied | None = None
@@ -159,41 +184,47 @@ class _Calls:
             max_tasks=max_tasks,
             stateful=True,
             eager=False,
+            calls=True,
+            inner=inner,
         )
         self._pid = os.getpid()
 
     # ---- from outside -------------------------------------------------------------------------
 
     def submit(self, call: _Call) -> None:
-        with self._lock:
-            if self.broken is not None:
-                raise self.broken
-            if self._closing:
-                raise RuntimeError("cannot schedule new calls after shutdown")
-            if self._pid != os.getpid():
-                raise RuntimeError("a pool belongs to the process that made it")
-            number = next(self._numbers)
-            self._known[number] = call
-        self.crew.background()
+        self._refuse()
         try:
             call.packed = self._pack(call)
         except Exception as error:
             told = unsendable(f"the call of {shown(call.fn)}", error)
             told.__cause__ = error
             if call.begin():
-                self._told.append((call, None, told))
-            del self._known[number]
-            self.crew.wake()
+                call.done(None, told)
             return
-        except BaseException:  # raised in who submits: there is no call
-            del self._known[number]
-            self.crew.wake()
-            raise
-        self._pending.append(number)
-        if self.crew.broken is not None:
-            self.crew.wake()
-        elif self.crew.hungry:
-            self.crew.push()
+        crew = self.crew
+        held = hold()
+        try:
+            with self._lock:
+                self._refuse()
+                number = next(self._numbers)
+                self._known[number] = call
+            crew.background()
+            self._pending.append(number)
+            if crew.broken is not None:
+                crew.rouse()
+            elif crew.hungry:
+                crew.push()
+        finally:
+            if held:
+                let_go()
+
+    def _refuse(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+        if self._closing:
+            raise RuntimeError("cannot schedule new calls after shutdown")
+        if self._pid != os.getpid():
+            raise RuntimeError("a pool belongs to the process that made it")
 
     def _pack(self, call: _Call) -> Any:
         news = False
@@ -210,7 +241,7 @@ class _Calls:
         self._killed = WorkerDied(f"the worker processes were sent signal {signal}")
         self.crew.signal(signal)
         self.crew.push()
-        self.crew.wake()
+        self.crew.rouse()
 
     def shutdown(self) -> None:
         with self._lock:
@@ -218,7 +249,7 @@ class _Calls:
         if not self.crew.in_background:
             self.crew.end()
         else:
-            self.crew.wake()
+            self.crew.rouse()
 
     def join(self) -> None:
         self.crew.join()
@@ -227,6 +258,12 @@ class _Calls:
 
     def left(self) -> int | None:
         return len(self._pending)
+
+    def has_more(self) -> bool:
+        return bool(self._pending)
+
+    def is_busy(self) -> bool:
+        return bool(self._known or self._told or self._mine)
 
     def take(self, most: int) -> tuple[list[int], list[Any]] | None:
         numbers: list[int] = []
@@ -256,6 +293,9 @@ class _Calls:
         for place, number in enumerate(numbers):
             self._tell(number, values[place], errors.get(place))
 
+    def result(self, number: int, value: Any, error: BaseException | None) -> None:
+        self._tell(number, value, error)
+
     def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
         calls = [self._known[number] for number in numbers if number in self._known]
         held = tuple((call.fn, call.args, call.kwargs) for call in calls)
@@ -272,26 +312,43 @@ class _Calls:
         return f"call {number}" if call is None else f"the call of {shown(call.fn)}"
 
     def wake(self) -> None:
-        if not self.crew.is_mine:
-            if self._told:
-                self.crew.wake()
+        crew = self.crew
+        if not crew.is_mine:
+            if crew.lead.is_mine:
+                self._settle()
+            if self._told or self._mine or (self._closing or self.broken is not None):
+                crew.rouse()
             return
         if self.broken is not None:
             self._fail_all(self.broken)
-        while self._told:
-            call, value, error = self._told.popleft()
-            call.done(value, error)
-            del call, value, error
+        for told in (self._mine, self._told):
+            while told:
+                try:
+                    call, value, error = told.popleft()
+                except IndexError:  # a leader was faster
+                    break
+                call.done(value, error)
+                del call, value, error
         over = self._closing or self.broken is not None
-        if over and not self._known and not self.crew.ended:
-            self.crew.end()
+        if over and not self._known and not crew.ended:
+            crew.end()
+
+    def _settle(self) -> None:
+        """By a leader: tells what can be told without code of users."""
+        told = self._told
+        while told:
+            try:
+                call, value, error = told.popleft()
+            except IndexError:  # the thread was faster
+                break
+            if call.settle is None or not call.settle(value, error):
+                self._mine.append((call, value, error))
+            del call, value, error
 
     def _fail_all(self, error: BaseException) -> None:
         """Tells all calls that are there that the pool is broken."""
         for number in list(self._known):
             call = self._known[number]
-            if call.packed is None:  # `submit` is at it, and will wake us
-                continue
             if call.begun or call.begin():
                 self._tell(number, None, error)
             else:

@@ -15,9 +15,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from gorun._proc import wire
+from gorun._settings import usable_cpus
 
 HERE = Path(__file__).parent
 # Loads the two files that a worker needs, with their cached byte code, and nothing else of gorun.
@@ -50,8 +51,18 @@ class Ends(NamedTuple):
     page: int | None  # shared memory
 
 
-def start(share: int) -> Ends:
-    """Starts a worker that may keep `share` threads busy inside its libraries. OSError: it failed."""
+# How many threads a worker may keep busy inside its libraries; whether who uses us asked for that:
+# else the environment knows better.
+Share: TypeAlias = tuple[int, bool]
+
+
+def share_of(workers: int, asked: int | None) -> Share:
+    """What one of so many workers may have."""
+    return (max(1, usable_cpus() // workers), False) if asked is None else (asked, True)
+
+
+def start(share: Share) -> Ends:
+    """Starts a worker. OSError: it failed."""
     if not sys.executable:
         raise OSError("sys.executable is not set: there is no interpreter to start workers with")
     mine, others = socket.socketpair()
@@ -105,11 +116,13 @@ def _module_of(finder: object) -> str:
     return f"{module} {getattr(finder, '__name__', type(finder).__name__)}".lower()
 
 
-def _environment(share: int) -> dict[str, str]:
-    return {**{name: str(max(1, share)) for name in INNER_THREADS}, **os.environ}
+def _environment(share: Share) -> dict[str, str]:
+    threads, asked = share
+    ours = dict.fromkeys(INNER_THREADS, str(threads))
+    return {**os.environ, **ours} if asked else {**ours, **os.environ}
 
 
-def setup(name: str, share: int) -> dict[str, object]:
+def setup(name: str, share: Share) -> dict[str, object]:
     """What a worker is told first."""
     try:
         here = os.getcwd()

@@ -13,6 +13,7 @@ import os
 import threading
 from collections import deque
 
+from gorun._proc.start import Share
 from gorun._proc.worker import Worker
 
 KEEP = 10.0  # seconds
@@ -25,14 +26,14 @@ _alive: set[Worker] = set()
 _lock = threading.RLock()  # a collector that ends a map may come in between
 
 
-def start(share: int, name: str) -> Worker:
+def start(share: Share, name: str) -> Worker:
     """A worker that is idle, or a new one."""
     while True:
         try:
             worker = _idle.pop()
         except IndexError:
             break
-        if worker.share == share and not worker.dead():
+        if worker.share == share and not (worker.closed or worker.dead()):
             worker.tell(name)
             return worker
         stop(worker, kill=True)

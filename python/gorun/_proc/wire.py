@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     Chunk: TypeAlias = bytes | bytearray | memoryview
 
 # To the worker.
-SETUP, JOB, BATCH, EXIT = 1, 2, 3, 4
+SETUP, JOB, BATCH, EXIT, CALL = 1, 2, 3, 4, 5
 # To the parent.
-READY, DONE, PART, BAD = 11, 12, 13, 14
+READY, DONE, PART, BAD, RESULT, GROWN = 11, 12, 13, 14, 15, 16
 # Both ways.
 FREE, LOST, DROP = 21, 22, 23
 
@@ -149,6 +149,7 @@ class Wire:
         self._body: bytearray | None = None  # that is being filled
         self._filled = 0
         self._got = 0  # bytes by the last read
+        self._ready: Frame | None = None  # that was read in one piece
         self._mine: dict[int, tuple[mmap.mmap, int]] = {}
         self._free: dict[int, int] = {}  # of mine: number to size
         self._theirs: dict[int, mmap.mmap] = {}
@@ -198,6 +199,15 @@ class Wire:
     def flush(self) -> bool:
         """Sends what there is; False if the socket would block. OSError: the other side is gone."""
         out = self._out
+        if len(out) == 1 and out[0][1] is None:  # nearly always
+            try:
+                sent = self.sock.send(out[0][0])
+            except BlockingIOError:
+                return False
+            if sent == out[0][0].nbytes:
+                out.clear()
+                return True
+            out[0] = (out[0][0][sent:], None)
         while out:
             views = [out[0][0]]
             for view, other in out[1:64]:
@@ -266,9 +276,20 @@ class Wire:
         data, extra, _, _ = self.sock.recvmsg(AT_ONCE, CMSG_LEN(64))
         for _, _, fds in extra:
             self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
-        self._in += data
         self._got = len(data)
+        if self._in or not self._whole(data):
+            self._in += data
         return bool(data)
+
+    def _whole(self, data: bytes) -> bool:
+        """Whether that is one frame, without buffers: then it need not be copied again."""
+        if len(data) < HEADER.size:
+            return False
+        head = HEADER.unpack_from(data)
+        if head[1] or head[5] or HEADER.size + head[4] != len(data):
+            return False
+        self._ready = Frame(head, memoryview(data)[HEADER.size :])
+        return True
 
     def get(self) -> Frame | None:
         """The next whole frame that has been read, if there is one."""
@@ -283,6 +304,9 @@ class Wire:
                 self._regain(frame.number, frame.kind == FREE)
 
     def _next(self) -> Frame | None:
+        if self._ready is not None:
+            frame, self._ready = self._ready, None
+            return frame
         if self._body is not None:
             if self._filled < len(self._body):
                 return None

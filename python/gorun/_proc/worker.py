@@ -27,7 +27,7 @@ REAP_SECONDS = 0.5  # that a killed process may take to be gone
 class Batch:
     """Items that were sent together, in their order, and the numbers they have."""
 
-    __slots__ = ("answered", "asked", "items", "known", "number", "numbers", "since")
+    __slots__ = ("alone", "answered", "asked", "items", "known", "number", "numbers", "since")
 
     def __init__(self, number: int, numbers: Sequence[int], items: list[Any], now: float) -> None:
         self.number = number
@@ -36,13 +36,14 @@ class Batch:
         self.answered = 0  # how many of the first ones
         self.since = now  # when it was sent, or became the first of its worker
         self.known = 0  # how many names were sent by value
+        self.alone = False  # a call that was sent without a token
         self.asked = False  # the worker was asked to give back what it has not begun
 
 
 class Worker:
     """A process, its socket, and the batches that it has and has not answered."""
 
-    def __init__(self, share: int, name: str) -> None:
+    def __init__(self, share: start.Share, name: str) -> None:
         self.share = share
         self._ends = start.start(share)
         self.pid = self._ends.pid
@@ -97,6 +98,21 @@ class Worker:
         if self.left is not None:
             self.left -= len(items)
         self.wire.put(wire.BATCH, batch.number, len(items), *packed)
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a call may be sent without a token: it says in the page what it has begun."""
+        return self.ready and not self.batches and self._page is not None
+
+    def call(self, number: int, item: bytes) -> None:
+        """Hands one packed call over, which cannot be taken back."""
+        self._last += 1
+        batch = Batch(self._last, (number,), [item], time.monotonic())
+        batch.alone = True
+        self.batches.append(batch)
+        if self.left is not None:
+            self.left -= 1
+        self.wire.put(wire.CALL, batch.number, 1, item)
 
     def regain(self) -> list[Batch]:
         """Takes back the batches that it has not begun: all but those whose token it has."""

@@ -1,0 +1,259 @@
+"""A caller that waits for a result on a process sees to the workers itself: `gorun._proc.lead`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import _child
+
+from gorun import Executor
+from gorun._proc import lead
+
+pytestmark = pytest.mark.no_matrix
+
+LONG = 30.0
+"""Seconds that nothing here takes."""
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    with Executor(1, on="process") as executor:
+        executor.submit(abs, 1).result(LONG)
+        yield executor
+
+
+def leader(executor: Any) -> Any:
+    return executor._team.pool._calls.crew.lead
+
+
+def until(what: Any) -> None:
+    limit = time.monotonic() + LONG
+    while not what():
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+
+
+def waits_for(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.005)
+
+
+def kill_later(pid: int) -> None:
+    time.sleep(0.1)  # until it waits
+    os.kill(pid, signal.SIGUSR1)
+
+
+def in_thread(future: Future[Any]) -> Future[Any]:
+    """Waits for `future` in a thread; a future of what came of that."""
+    seen: Future[Any] = Future()
+
+    def wait() -> None:
+        try:
+            seen.set_result(future.result(LONG))
+        except BaseException as error:
+            seen.set_exception(error)
+
+    threading.Thread(target=wait).start()
+    return seen
+
+
+def test_who_waits_leads_and_the_thread_takes_over(executor: Executor, tmp_path: Path) -> None:
+    """While nobody waits, callbacks are called all the same.
+
+    Mutation: `park` that stays parked after the last leader.
+    """
+    future = executor.submit(waits_for, str(tmp_path / "go"))
+    seen = in_thread(future)
+    until(lambda: leader(executor).who is future)
+    (tmp_path / "go").touch()
+    assert seen.result(LONG) is None
+    called = threading.Event()
+    executor.submit(abs, 1).add_done_callback(lambda _: called.set())
+    assert called.wait(LONG)
+    until(lambda: leader(executor).who is None)
+
+
+def test_the_others_are_told_too(executor: Executor, tmp_path: Path) -> None:
+    """One leads; who waits for another call is woken by what the leader reads.
+
+    Mutation: `set_result` of a future that has a condition tells nobody.
+    """
+    first = executor.submit(waits_for, str(tmp_path / "go"))
+    more = [executor.submit(abs, -n) for n in range(20)]
+    seen = [in_thread(future) for future in (first, *more)]
+    until(lambda: leader(executor).who is not None)
+    (tmp_path / "go").touch()
+    assert [one.result(LONG) for one in seen] == [None, *range(20)]
+
+
+def test_what_another_thread_settles(executor: Executor, tmp_path: Path) -> None:
+    """A leader comes out when its future is cancelled.
+
+    Mutation: `cancel` without `changed`.
+    """
+    held = executor.submit(waits_for, str(tmp_path / "go"))
+    executor.submit(abs, 1)  # it may be with the worker
+    pending = [executor.submit(abs, n) for n in range(4)]
+    seen = in_thread(pending[-1])
+    until(lambda: leader(executor).who is pending[-1])
+    assert pending[-1].cancel()
+    with pytest.raises(CancelledError):
+        seen.result(LONG)
+    (tmp_path / "go").touch()
+    held.result(LONG)
+
+
+def test_callbacks_are_the_threads(executor: Executor, tmp_path: Path) -> None:
+    """A leader runs no callback: it may be what the callback waits for.
+
+    Mutation: `_settle` of a future that is not plain.
+    """
+    first, second = executor.submit(waits_for, str(tmp_path / "go")), executor.submit(abs, -2)
+    inside: list[str] = []
+    over = threading.Event()
+
+    def note(_: object) -> None:
+        inside.append(threading.current_thread().name)
+        over.wait(LONG)
+
+    first.add_done_callback(note)
+    seen = in_thread(second)
+    until(lambda: leader(executor).who is second)
+    (tmp_path / "go").touch()
+    assert seen.result(LONG) == 2
+    until(lambda: bool(inside))
+    over.set()
+    assert inside == [executor._team.pool._calls.crew._thread.name]  # type: ignore[attr-defined]
+
+
+def test_timeout(executor: Executor, tmp_path: Path) -> None:
+    """A leader waits as long as it was told. Mutation: `help` without its limit."""
+    future = executor.submit(waits_for, str(tmp_path / "go"))
+    with pytest.raises(FutureTimeout):
+        future.result(0.02)
+    with pytest.raises(FutureTimeout):
+        future.exception(0)
+    (tmp_path / "go").touch()
+    assert future.exception(LONG) is None
+
+
+def test_an_idle_worker_that_died_costs_nothing() -> None:
+    """A call that went to it is run by the next: it had not begun.
+
+    Mutation: a call that was sent alone counts as being unpickled.
+    """
+    with Executor(1, on="process") as executor:
+        pid = executor.submit(os.getpid).result(LONG)
+        for _ in range(10):
+            os.kill(pid, signal.SIGKILL)
+            pid, last = executor.submit(os.getpid).result(LONG), pid
+            assert pid != last
+
+
+def test_death_in_a_call_is_told_to_a_leader() -> None:
+    """Mutation: `_settle` leaves errors behind."""
+    with Executor(1, on="process") as executor:
+        for code in (3, 4):
+            error = executor.submit(os._exit, code).exception(LONG)
+            assert getattr(error, "exitcode", None) == code
+        assert executor.submit(abs, -1).result(LONG) == 1
+
+
+def test_shutdown_meanwhile(tmp_path: Path) -> None:
+    """What is pending is run though the leader's crew ends. Mutation: `help` that gives up early."""
+    executor = Executor(1, on="process")
+    seen = in_thread(executor.submit(waits_for, str(tmp_path / "go")))
+    until(lambda: leader(executor).who is not None)
+    executor.shutdown(wait=False)
+    (tmp_path / "go").touch()
+    assert seen.result(LONG) is None
+    executor.shutdown()
+
+
+def test_ctrl_c_loses_nothing() -> None:
+    """At any moment of a wait: the executor and all its calls go on.
+
+    Mutation: `hold` that gives False.
+    """
+    script = """
+        import random
+        hits = n = 0
+        def interrupt(number, frame):
+            global hits
+            if hits < 300 and "gorun" in frame.f_code.co_filename:  # else it could not be caught below
+                hits += 1
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, interrupt)
+        def annoy():
+            while hits < 300:
+                time.sleep(random.random() * 0.004)
+                os.kill(os.getpid(), signal.SIGINT)
+        with gorun.Executor(2, on="process") as executor:
+            executor.submit(abs, 1).result()
+            thread = threading.Thread(target=annoy)
+            thread.start()
+            while thread.is_alive():
+                try:
+                    future = executor.submit(abs, -n)
+                except KeyboardInterrupt:
+                    continue
+                while True:
+                    try:
+                        assert future.result(30) == n
+                        break
+                    except KeyboardInterrupt:
+                        pass
+                n += 1
+            assert executor.submit(abs, -5).result(30) == 5
+        print("good", n > 0, hits)
+    """
+    assert _child.run(script).out.split() == ["good", "True", "300"]
+
+
+def test_a_signal_handler_may_wait() -> None:
+    """In the middle of a leader's wait, for another call.
+
+    Mutation: `help` does not lead where it does already.
+    """
+    seen: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        seen.append(executor.submit(abs, -7).result(LONG))
+
+    with Executor(2, on="process") as executor:
+        executor.submit(abs, 1).result(LONG)
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            executor.submit(kill_later, os.getpid()).result(LONG)
+            until(lambda: seen)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert seen == [7]
+
+
+def test_sigint_is_held_and_given_back() -> None:
+    """Its handler is called once, after; other handlers stay. Mutation: `let_go` forgets it."""
+    calls: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    try:
+        assert lead.hold()
+        assert not lead.hold()
+        signal.raise_signal(signal.SIGINT)
+        assert calls == []
+        lead.let_go()
+        assert calls == [signal.SIGINT]
+        signal.raise_signal(signal.SIGINT)
+        assert len(calls) == 2
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert not lead.hold()
+    finally:
+        signal.signal(signal.SIGINT, before)
