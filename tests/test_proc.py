@@ -190,6 +190,7 @@ def test_batches_that_were_taken_back_are_not_run() -> None:
     Mutation: a token is the last byte of the number.
     """
     codec = Codec()
+    warm.close()  # who has worked before counts on
     worker = warm.start((1, False), "test")
     try:
         worker.take_job(1, codec.job(ident, None, ()), 0)
