@@ -274,3 +274,70 @@ def test_barrier_breaks_by_time_out() -> None:
     assert isinstance(gorun.go(awaits).exception(LIMIT), threading.BrokenBarrierError)
     barrier.reset()
     assert isinstance(gorun.go(awaits).exception(LIMIT), threading.BrokenBarrierError)
+
+
+class Slow:
+    """A barrier's action that is told when to end."""
+
+    def __init__(self) -> None:
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.end.wait(LIMIT)
+
+
+def test_a_slow_action_blocks_no_loop() -> None:
+    """Tasks that come during the action of another thread wait for the next round, and their loop goes on.
+
+    Mutation: the action under the mutex (the loop, which is to end it, would wait for it).
+    """
+    slow = Slow()
+    barrier = gorun.Barrier(2, slow)
+    got = [gorun.go(barrier.wait) for _ in range(2)]
+    assert slow.begun.wait(LIMIT)
+
+    async def main() -> list[int]:
+        tasks = [asyncio.create_task(barrier.wait_async()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert not any(t.done() for t in tasks)
+        slow.end.set()
+        return list(await asyncio.gather(*tasks))
+
+    assert sorted(asyncio.run(main())) == [0, 1]
+    assert sorted(g.result(LIMIT) for g in got) == [0, 1]
+
+
+def test_what_happens_during_the_action() -> None:
+    """Who runs out of time then goes on with the others; who is cut is missed by nobody; an abort breaks it for all.
+
+    Mutations: `_late` breaks a complete round; `_cut` counts down; `_complete` does not look whether it is broken.
+    """
+    slow = Slow()
+    barrier = gorun.Barrier(3, slow)
+    late, over = gorun.go(barrier.wait, 1.0), time.monotonic() + 1.2
+    cut = gorun.go(barrier.wait)
+    until(lambda: barrier.n_waiting == 2)
+    last = gorun.go(barrier.wait)
+    assert slow.begun.wait(LIMIT)
+    cut.cancel()
+    assert isinstance(cut.exception(LIMIT), gorun.GoroutineCancelled)
+    assert barrier.n_waiting == 3
+    until(lambda: time.monotonic() > over)
+    assert not late.done()
+    assert not barrier.broken
+    slow.end.set()
+    assert late.result(LIMIT) != last.result(LIMIT) == 2
+    assert (barrier.n_waiting, barrier.broken) == (0, False)
+
+    slow = Slow()
+    barrier = gorun.Barrier(2, slow)
+    two = [gorun.go(barrier.wait) for _ in range(2)]
+    assert slow.begun.wait(LIMIT)
+    barrier.abort()
+    slow.end.set()
+    for g in two:
+        assert isinstance(g.exception(LIMIT), threading.BrokenBarrierError)
+    assert barrier.broken
+    barrier.reset()
+    assert not barrier.broken

@@ -23,6 +23,8 @@ TOLD = {
     "rate_limiter": "25 requests: 5 at once, 20 more in",
     "pub_sub": "task: two",
     "dining_philosophers": "Russell ate 20 times",
+    "deadline": "archive was cut: the client has gone",
+    "heartbeat": "first, stuck no more, last: ",
 }
 
 pytestmark = pytest.mark.no_matrix

@@ -327,16 +327,25 @@ _ALL = 2**62
 
 
 class _Round:
-    """One filling of a Barrier: those that came wait before its gate."""
+    """One filling of a Barrier: those that came wait before its gate, which opens when it is full or broken.
 
-    __slots__ = ("broken", "came", "full", "gate", "left")
+    Complete, its action is under way: who comes then waits for the next round before the same gate.
+    """
+
+    __slots__ = ("broken", "came", "full", "gate", "last", "left")
 
     def __init__(self, broken: bool = False) -> None:
         self.gate = Gate.flag()
         self.came = 0
         self.left: list[int] = []  # the numbers of those that came and were cut
+        self.last = -1  # the number of the one that completed it
         self.full = False
         self.broken = broken
+
+    def check(self) -> None:
+        """Raise if it is broken: before its gate has opened it may still become so."""
+        if self.broken:
+            raise threading.BrokenBarrierError
 
 
 class Barrier:
@@ -374,41 +383,52 @@ class Barrier:
         return f"<gorun.Barrier at {id(self):#x}: waiters={self.n_waiting}/{self.parties}>"
 
     def _come(self) -> tuple[_Round, int]:
-        """Count one more; the last one does the action. With the mutex held."""
-        this = self._round
-        if this.broken:
-            raise threading.BrokenBarrierError
-        index = this.left.pop() if this.left else this.came
-        this.came += 1
-        if this.came == self._parties:
-            try:
-                if self._action is not None:
-                    self._action()
-            except BaseException:
+        """Count one more: its number, or -1 if the round is complete and its action under way."""
+        with self._mutex:
+            this = self._round
+            if this.broken:
+                raise threading.BrokenBarrierError
+            if this.came == self._parties:
+                return this, -1
+            index = this.left.pop() if this.left else this.came
+            this.came += 1
+            this.last = index if this.came == self._parties else -1
+            return this, index
+
+    def _complete(self, this: _Round) -> None:
+        """By the last that came: the action, then all go on. Nothing is locked meanwhile."""
+        try:
+            if self._action is not None:
+                self._action()
+        except BaseException:
+            with _Shield(), self._mutex:
                 self._break(this)
-                raise
-            self._round = _Round()
-            this.full = True
-            this.gate.set(True)
-        return this, index
+            raise
+        with _Shield(), self._mutex:
+            if not this.broken:
+                self._round = _Round()
+                this.full = True
+                this.gate.set(True)
+        this.check()
 
     def _break(self, this: _Round) -> None:
         this.broken = True
         this.gate.set(True)
 
     def _cut(self, this: _Round, index: int) -> None:
-        """An error ended the wait: who comes later takes the place."""
+        """An error ended the wait: who comes later takes the place, unless the round is complete."""
         with _Shield(), self._mutex:
-            if not this.full:
+            if this.came < self._parties:
                 this.came -= 1
                 this.left.append(index)
 
-    def _left(self, this: _Round, passed: bool) -> None:
-        """After the wait, with the mutex held if it did not pass."""
-        if not passed and not this.full:
+    def _late(self, this: _Round) -> bool:
+        """The time is up: True if the round is complete all the same, and its action decides; else it breaks."""
+        with _Shield(), self._mutex:
+            if this.came == self._parties and not this.broken:
+                return True
             self._break(this)
-        if this.broken:
-            raise threading.BrokenBarrierError
+            return False
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until all have come; a number from 0 to parties - 1, another one for each.
@@ -420,29 +440,39 @@ class Barrier:
         0
         """
         limit = self._timeout if timeout is None else timeout
-        with self._mutex:
+        this, index = self._come()
+        while index < 0:
+            this.gate.enter(1)
             this, index = self._come()
+        if index == this.last:
+            self._complete(this)
+            return index
         try:
-            passed = bool(this.gate.enter(1, limit))
+            if not this.gate.enter(1, limit) and self._late(this):
+                this.gate.enter(1)
         except BaseException:
             self._cut(this, index)
             raise
-        with _Shield(), self._mutex:
-            self._left(this, passed)
+        this.check()
         return index
 
     async def wait_async(self, timeout: float | None = None) -> int:
         """As ``wait``, awaited."""
         limit = self._timeout if timeout is None else timeout
-        with self._mutex:
+        this, index = self._come()
+        while index < 0:
+            await this.gate.enter_async(1)
             this, index = self._come()
+        if index == this.last:
+            self._complete(this)
+            return index
         try:
-            passed = await this.gate.enter_async(1, limit)
+            if not await this.gate.enter_async(1, limit) and self._late(this):
+                await this.gate.enter_async(1)
         except BaseException:
             self._cut(this, index)
             raise
-        with _Shield(), self._mutex:
-            self._left(this, passed)
+        this.check()
         return index
 
     def reset(self) -> None:
