@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
@@ -240,19 +240,44 @@ def test_order_with_one_worker() -> None:
         assert seen == list(range(50))
 
 
-def test_shutdown_waits_for_replaced_workers() -> None:
-    """And there is one at a time, though `shutdown` looks while a worker is being replaced.
+class Lingering(deque[Any]):
+    """Numbers of workers that are free a while before the next one is started."""
 
-    Mutation: `join` is over when all numbers are free; `_left` looks before it takes.
+    def __init__(self, numbers: Iterable[int]) -> None:
+        super().__init__(numbers)
+        self.free = threading.Event()
+
+    def append(self, number: Any) -> None:
+        super().append(number)
+        self.free.set()
+        time.sleep(0.05)
+
+
+def test_shutdown_in_the_middle_of_a_replacement() -> None:
+    """Waits for what the next worker is to run. Mutation: `join` is over when all numbers are free."""
+    executor = Executor(1, max_tasks_per_child=1)
+    executor._team._free = free = Lingering([0])  # type: ignore[union-attr]
+    gate = threading.Event()
+    calls = [executor.submit(gate.wait, LONG) for _ in range(5)]
+    gate.set()
+    assert free.free.wait(LONG)
+    executor.shutdown()
+    assert all(call.done() for call in calls)
+
+
+def test_one_replaced_worker_at_a_time() -> None:
+    """Though `shutdown` and a worker's end both see that it has left.
+
+    Mutation: `_left` looks whether it is there, and then takes it out.
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for _ in range(400):
+        for _ in range(500):
             seen: list[int] = []
             with Executor(1, max_tasks_per_child=1) as executor:
-                calls = [executor.submit(seen.append, n) for n in range(20)]
-            assert seen == list(range(20))
+                calls = [executor.submit(seen.append, n) for n in range(50)]
+            assert seen == list(range(50))
             assert not any(call.cancelled() for call in calls)
     finally:
         sys.setswitchinterval(interval)
@@ -586,11 +611,15 @@ class Late(deque[Any]):
         self.executor.shutdown()
         super().append(call)
 
+    def remove(self, call: Any) -> None:
+        time.sleep(0.05)  # for a worker to take it, if there were one
+        super().remove(call)
+
 
 def test_shutdown_in_the_middle_of_submit() -> None:
     """A call that comes into the queue after `shutdown` has returned is refused, and not run.
 
-    Mutation: `put` without its second look at `refusal`.
+    Mutations: `put` without its second look at `refusal`; or it summons a worker all the same.
     """
     executor = Executor(1)
     executor.submit(abs, 1).result(LONG)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
+import time
+from concurrent import futures
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +16,9 @@ from tests._procs import act
 import gorun
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
+
+LONG = 60.0
+"""Seconds that no call takes."""
 
 
 def plans(chance: random.Random) -> list[tuple[int, str, float]]:
@@ -82,4 +89,62 @@ def test_random_maps_in_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert errors == []
+
+
+def some_calls(executor: gorun.Executor, chance: random.Random) -> None:
+    """One of the ways to wait for calls; each call is told once, and rightly."""
+    kind = chance.randrange(6)
+    if kind == 0:
+        assert executor.submit(abs, -7).result(LONG) == 7
+    elif kind == 1:
+        calls = [executor.submit(abs, -n) for n in range(chance.randrange(60))]
+        chance.shuffle(calls)
+        assert sorted(call.result(LONG) for call in calls) == list(range(len(calls)))
+    elif kind == 2:
+        call = executor.submit(time.sleep, 0.003)
+        with suppress(TimeoutError):
+            call.result(0.001)
+        call.result(LONG)
+    elif kind == 3:
+        naps = [executor.submit(time.sleep, 0.0005) for _ in range(8)]
+        cancelled = [nap for nap in naps[3:] if nap.cancel()]
+        for nap in naps:
+            if nap not in cancelled:
+                nap.result(LONG)
+    elif kind == 4:
+        told = threading.Event()
+        call = executor.submit(abs, -1)
+        call.add_done_callback(lambda _: told.set())
+        if chance.random() < 0.5:
+            call.result(LONG)
+        assert told.wait(LONG)
+    elif chance.random() < 0.05:
+        executor.submit(os._exit, 3).exception(LONG)
+    else:
+        assert not futures.wait([executor.submit(abs, 1) for _ in range(5)], LONG).not_done
+
+
+@pytest.mark.parametrize("many", [1, 2, 6])
+def test_who_waits_for_calls(many: int) -> None:
+    """Callers that lead, follow, cancel, give up, and the pool's thread. Mutations: test_leading.py."""
+    errors: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(300):
+            try:
+                some_calls(executor, chance)
+            except gorun.WorkerDied:  # of another one's worker
+                pass
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    with gorun.Executor(2, on="process") as executor:
+        callers = [threading.Thread(target=run, args=(seed,)) for seed in range(many)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
     assert errors == []

@@ -268,8 +268,9 @@ class Crew:
                 if limit is not None and (left := limit - _clock()) <= 0:
                     return
                 self.serve(left)
-        except _Elsewhere:
-            pass
+        except RuntimeError:
+            if self._pid == os.getpid() and not warm.is_over():
+                raise
         finally:
             if before is not None:
                 lead.who = before
@@ -681,9 +682,9 @@ class Crew:
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            raise _Elsewhere("worker processes belong to the process that started them")
+            raise RuntimeError("worker processes belong to the process that started them")
         if warm.is_over():
-            raise _Elsewhere("the interpreter is ending, and its worker processes have gone")
+            raise RuntimeError("the interpreter is ending, and its worker processes have gone")
 
     def __del__(self) -> None:
         if not hasattr(self, "_pid"):  # it was never whole
@@ -694,7 +695,3 @@ class Crew:
         self._poll.close()
         os.close(self._wake_out)
         os.close(self._wake_in)
-
-
-class _Elsewhere(RuntimeError):
-    """The workers are not there any more, or are not ours."""
