@@ -115,6 +115,8 @@ fn _max_threads(n: u32) -> u32 {
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
     errors::init(py);
+    #[cfg(not(Py_GIL_DISABLED))]
+    gorun_core::prim::one_at_a_time();
     rt::init(procs, max_threads);
     context::set_up();
     host::set_up_probe(rt());
