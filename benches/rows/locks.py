@@ -131,7 +131,7 @@ ROWS = (
     Row(
         "mutex",
         "`async with mu: count`, 8 goroutines; asyncio.Lock, 8 tasks",
-        n=400_000,
+        n=2_000_000,
         quick_n=20_000,
         variants=(
             gorun_variant(gorun_mutex(held=False)),
