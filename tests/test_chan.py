@@ -506,6 +506,90 @@ def test_values_can_be_anything() -> None:
     assert g.result(LIMIT) == (None, True)
 
 
+def test_a_received_value_belongs_to_its_receiver_alone() -> None:
+    """Dropped by who received it, it is gone at once, while the goroutine goes on.
+
+    Mutation: `ops/stop.rs` puts the StopIteration aside without emptying it.
+    """
+
+    class Thing:
+        pass
+
+    async def main() -> list[bool]:
+        ch: Chan[Any] = Chan(1)
+        alone = []
+        for _ in range(3):
+            thing = Thing()
+            ref = weakref.ref(thing)
+            await ch.send_async(thing)
+            del thing
+            got = await ch.recv_async()
+            assert got is ref()
+            del got
+            alone.append(ref() is None)
+        return alone
+
+    assert gorun.run(main) == [True] * 3
+
+
+def test_the_end_of_an_operation_driven_by_hand() -> None:
+    """`next` on an operation ends in a StopIteration of its own: kept, it keeps its value; `yield from` gives it.
+
+    Mutation: the StopIteration that is used again is handed out while somebody still has it.
+    """
+
+    class Wrapped:
+        def __init__(self, op: Any) -> None:
+            self.op = op
+
+        def __await__(self) -> Any:
+            return (yield from self.op.__await__())
+
+    async def main() -> tuple[list[Any], list[Any]]:
+        ch: Chan[Any] = Chan(9)
+        values = [(1, 2), StopIteration(3), None, "x", (), "y"]
+        ch.send_many(values)
+        kept = []
+        for _ in range(4):
+            with pytest.raises(StopIteration) as caught:
+                next(ch.recv_async())  # type: ignore[call-overload]
+            kept.append(caught.value)
+        rest = [await Wrapped(ch.recv_async()), await ch.recv_async()]
+        return [error.value for error in kept] + rest, values
+
+    got, values = gorun.run(main)
+    assert all(a is b for a, b in zip(got, values, strict=True))
+
+
+def test_a_loop_is_found_though_as_many_modules_are_imported_as_before() -> None:
+    """The size of `sys.modules` tells nothing any more once asyncio was found.
+
+    Mutation: `modules_unchanged` does not look at `GET`.
+    """
+    ended = _child.run(
+        """
+        for i in range(1000):
+            sys.modules[f"stand_in_{i}"] = sys
+        ch = gorun.Chan(1)
+        try:
+            next(ch.recv_async())  # the first look: nothing runs here
+        except RuntimeError:
+            before = len(sys.modules)
+        assert "asyncio.events" not in sys.modules
+        import asyncio
+        async def main():
+            await ch.send_async(1)
+            return await ch.recv_async()
+        assert asyncio.run(main()) == 1
+        for i in range(len(sys.modules) - before):
+            del sys.modules[f"stand_in_{i}"]
+        assert len(sys.modules) == before
+        print(asyncio.run(main()))
+        """
+    )
+    assert ended.out == "1"
+
+
 def test_an_operation_that_is_not_awaited_warns_and_does_nothing() -> None:
     """Rule 2, for each twin. Mutation: no warning in `dealloc`; the value is sent when built."""
     ch: Chan[int] = Chan(3)

@@ -39,6 +39,18 @@ var rows = map[string]func(n int) sample{
 	"sleepers":       sleepers,
 	"handoff":        handoff,
 	"handoff-parked": handoffParked,
+	"chan":           moved(0, 1, free),
+	"chan128":        moved(128, 1, free),
+	"chan128x4":      moved(128, 4, free),
+	"ring":           ring,
+	"select":         selects,
+	"fanout":         fanout,
+	"thread-chan":    moved(0, 1, runtime.LockOSThread),
+	"thread-chan128": moved(128, 1, runtime.LockOSThread),
+	"mutex":          mutex,
+	"mutex-held":     mutexHeld,
+	"mutex-thread":   mutexThread,
+	"context":        contexts,
 }
 
 // timed runs body and reports how long it took; count is the checked counter.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from harness.model import Row
 
 from . import (
+    channels,
     executors,
     functions,
     gosched,
     handoff,
+    locks,
     mapjob,
     parked,
     parse,
@@ -17,6 +19,7 @@ from . import (
     sleep,
     sleepers,
     spawn,
+    threads,
     timer,
 )
 
@@ -25,11 +28,15 @@ ROWS: tuple[Row, ...] = (
     gosched.ROW,
     sleep.ROW,
     timer.ROW,
+    timer.LEFT,
     parked.MEMORY,
     functions.ROW,
     sleepers.ROW,
     handoff.ROW,
     parked.IDLE,
+    *channels.ROWS,
+    *locks.ROWS,
+    *threads.ROWS,
     *scaling.ROWS,
     *executors.ROWS,
     mapjob.ROW,

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.model import Goal, Row, Sample, Variant, gorun_variant
 
 from ._work import resident, spin, tiny, total
+
+if TYPE_CHECKING:
+    from gorun._map.front import Map
 
 WORKERS = 2
 FEW = 20_000  # items for who needs some 50 us for each
@@ -77,7 +80,7 @@ def ready(start: Callable[[], Any], run: Callable[[int], Sample]) -> Callable[[i
     return sample
 
 
-def gorun_map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Any) -> Iterable[Any]:
+def gorun_map(fn: Callable[[Any], Any], items: Iterable[Any], **options: Any) -> Map[Any]:
     import gorun
 
     return gorun.map(fn, items, workers=WORKERS, on="process", **options)
@@ -266,8 +269,7 @@ class Mapped:
 
 
 def ours() -> AbstractContextManager[Any]:
-    mapped: Any = gorun_map(tiny, [7])
-    return mapped  # type: ignore[no-any-return]
+    return gorun_map(tiny, [7])
 
 
 START = Row(
@@ -325,7 +327,7 @@ def growth(n: int) -> Sample:
 
     start = perf_counter_ns()
     before = 0
-    with gorun_map(tiny, (bytes(1000) for _ in count())) as results:  # type: ignore[attr-defined]
+    with gorun_map(tiny, (bytes(1000) for _ in count())) as results:
         for number, _ in enumerate(results, 1):
             if number == n // 10:
                 before = resident()

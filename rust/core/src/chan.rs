@@ -24,11 +24,11 @@
 use std::collections::VecDeque;
 
 use crate::host::Host;
-use crate::prim::Lock;
+use crate::prim::Kept;
 use crate::prim::atomic::{AtomicBool, Ordering};
 use crate::runtime::Runtime;
 use crate::sched::{Ticket, Waker};
-use crate::wait::{List, Node, Wakeup, Wakeups};
+use crate::wait::{Begun, List, Node, Wakeup, Wakeups};
 
 /// What became of the place of a waiter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +95,8 @@ pub enum Side {
     Recv,
 }
 
+const HOLDS: &str = "a sender's place holds a value";
+
 pub(crate) struct Inner<T> {
     buf: VecDeque<T>,
     closed: bool,
@@ -107,7 +109,7 @@ pub struct Chan<T> {
     capacity: usize,
     /// Copy of `Inner::closed`, for a look without the lock. Release in `close`, acquire in `is_closed`.
     closed: AtomicBool,
-    inner: Lock<Inner<T>>,
+    inner: Kept<Inner<T>>,
 }
 
 impl<T> Chan<T> {
@@ -116,7 +118,7 @@ impl<T> Chan<T> {
         Self {
             capacity,
             closed: AtomicBool::new(false),
-            inner: Lock::new(Inner {
+            inner: Kept::new(Inner {
                 buf: VecDeque::new(),
                 closed: false,
                 receivers: List::new(),
@@ -165,6 +167,40 @@ impl<T> Chan<T> {
         r.map(|w| w.wake(rt))
     }
 
+    /// The first two beats under one lock: tries `side`, else registers with what `arm` gives. Happened: `place.fate`
+    /// says what, and the caller wakes who is told.
+    ///
+    /// # Safety
+    /// If it says Waits, the place stays where it is until it was fired, or `delist`.
+    #[inline(always)]
+    pub unsafe fn begin(
+        &self,
+        side: Side,
+        place: &mut Place<T>,
+        arm: impl FnOnce() -> Option<(*const Waker, Ticket)>,
+    ) -> (Begun, Wakeup) {
+        let mut inner = self.inner.lock();
+        let (fate, woken) = match inner.attempt(self.capacity, side, place) {
+            Ok(w) => (Fate::Done, w),
+            Err(Blocked::Closed) => (Fate::Closed, Wakeup::NONE),
+            Err(Blocked::Wait) => {
+                let Some((waker, ticket)) = arm() else {
+                    return (Begun::Refused, Wakeup::NONE);
+                };
+                // SAFETY: under the lock, pinned by the caller's promise.
+                unsafe { inner.register(side, place, waker, ticket) };
+                return (Begun::Waits, Wakeup::NONE);
+            }
+        };
+        if place.node.is_linked() {
+            // It was aside.
+            // SAFETY: under the lock; linked here.
+            unsafe { inner.list(side).remove(&raw mut place.node) };
+        }
+        place.fate = fate;
+        (Begun::Happened, woken)
+    }
+
     /// Tries `side` once more, else registers, under one lock. False: `place.fate` says what happened.
     ///
     /// # Safety
@@ -178,29 +214,10 @@ impl<T> Chan<T> {
         waker: *const Waker,
         ticket: Ticket,
     ) -> bool {
-        let woken = {
-            let mut inner = self.inner.lock();
-            match inner.attempt(self.capacity, side, place) {
-                Err(Blocked::Wait) => {
-                    // SAFETY: under the lock, pinned by the caller's promise.
-                    unsafe { inner.register(side, place, waker, ticket) };
-                    return true;
-                }
-                other => {
-                    // SAFETY: under the lock; linked here or nowhere.
-                    unsafe { inner.list(side).remove(&raw mut place.node) };
-                    if let Ok(w) = other {
-                        place.fate = Fate::Done;
-                        w
-                    } else {
-                        place.fate = Fate::Closed;
-                        Wakeup::NONE
-                    }
-                }
-            }
-        };
+        // SAFETY: as the caller promised.
+        let (begun, woken) = unsafe { self.begin(side, place, || Some((waker, ticket))) };
         woken.wake(rt);
-        false
+        begun == Begun::Waits
     }
 
     /// Takes a waiter out. Afterwards nobody touches its place.
@@ -324,7 +341,7 @@ impl<T> Chan<T> {
         }
     }
 
-    pub(crate) fn lock(&self) -> crate::prim::Guard<'_, Inner<T>> {
+    pub(crate) fn lock(&self) -> crate::prim::KeptGuard<'_, Inner<T>> {
         self.inner.lock()
     }
 }
@@ -338,6 +355,7 @@ impl<T> Inner<T> {
     }
 
     /// One side, without a wait. `Ok`: somebody may have to be woken.
+    #[inline(always)]
     pub(crate) fn attempt(
         &mut self,
         capacity: usize,
@@ -352,6 +370,7 @@ impl<T> Inner<T> {
 
     /// # Safety
     /// Under the lock; the place is pinned while linked.
+    #[inline]
     pub(crate) unsafe fn register(
         &mut self,
         side: Side,
@@ -367,25 +386,37 @@ impl<T> Inner<T> {
         }
     }
 
+    #[inline(always)]
     fn send(&mut self, capacity: usize, place: &mut Place<T>) -> Result<Wakeup, Blocked> {
         if self.closed {
             return Err(Blocked::Closed);
         }
-        let value = place.value.take().expect("a sender's place holds a value");
-        match self.deliver(value) {
-            Ok(w) => Ok(w),
-            Err(value) if self.buf.len() < capacity => {
-                self.buf.push_back(value);
-                Ok(Wakeup::NONE)
-            }
-            Err(value) => {
-                place.value = Some(value);
-                Err(Blocked::Wait)
+        if !self.receivers.is_empty() {
+            let value = place.value.take().expect(HOLDS);
+            match self.deliver(value) {
+                Ok(w) => return Ok(w),
+                Err(value) => place.value = Some(value),
             }
         }
+        if self.buf.len() < capacity {
+            if self.buf.len() == self.buf.capacity() {
+                self.grow(capacity);
+            }
+            self.buf.push_back(place.value.take().expect(HOLDS));
+            return Ok(Wakeup::NONE);
+        }
+        Err(Blocked::Wait)
+    }
+
+    /// Room for more values: the buffer grows as it is used, as a vector does.
+    #[cold]
+    fn grow(&mut self, capacity: usize) {
+        let more = self.buf.len().max(4).min(capacity - self.buf.len());
+        self.buf.reserve(more);
     }
 
     /// To the oldest receiver whose wait is still open.
+    #[inline(never)]
     fn deliver(&mut self, value: T) -> Result<Wakeup, T> {
         let mut value = value;
         // SAFETY: under the lock; nodes of this list are the first fields of places, which their owners keep until they
@@ -405,6 +436,7 @@ impl<T> Inner<T> {
         Err(value)
     }
 
+    #[inline(always)]
     fn recv(&mut self, capacity: usize, place: &mut Place<T>) -> Result<Wakeup, Blocked> {
         if let Some(v) = self.buf.pop_front() {
             place.value = Some(v);
@@ -429,10 +461,16 @@ impl<T> Inner<T> {
 
     /// The value of the oldest sender whose wait is still open. Those of a closed channel have not been told yet, that is
     /// all: they keep theirs.
+    #[inline]
     fn take_from_sender(&mut self) -> Option<(T, Wakeup)> {
-        if self.closed {
+        if self.closed || self.senders.is_empty() {
             return None;
         }
+        self.take_from_waiting()
+    }
+
+    #[inline(never)]
+    fn take_from_waiting(&mut self) -> Option<(T, Wakeup)> {
         // SAFETY: as in `deliver`.
         unsafe {
             while let Some(node) = self.senders.pop() {

@@ -19,7 +19,7 @@
 use std::collections::BTreeSet;
 
 use crate::host::Host;
-use crate::prim::Lock;
+use crate::prim::Kept;
 use crate::runtime::Runtime;
 use crate::sched::{Ticket, Waker};
 use crate::wait::{List, Node, Wakeups};
@@ -71,14 +71,14 @@ struct Inner<R> {
 
 /// See the file head.
 pub struct Gate<R> {
-    inner: Lock<Inner<R>>,
+    inner: Kept<Inner<R>>,
 }
 
 impl<R: Rule> Gate<R> {
     /// With nobody waiting.
     pub fn new(rule: R) -> Self {
         Self {
-            inner: Lock::new(Inner {
+            inner: Kept::new(Inner {
                 rule,
                 queue: List::new(),
                 waiting: 0,

@@ -17,7 +17,7 @@
 //! Invariant, under the lock: if it is free and somebody waits (not aside), one is told.
 
 use crate::host::Host;
-use crate::prim::Lock;
+use crate::prim::Kept;
 use crate::runtime::{Runtime, epoch};
 use crate::sched::{Ticket, Waker};
 use crate::wait::{List, Node, Wakeup};
@@ -64,13 +64,13 @@ struct Inner {
 
 /// See the file head.
 pub struct Mutex {
-    inner: Lock<Inner>,
+    inner: Kept<Inner>,
 }
 
 impl Default for Mutex {
     fn default() -> Self {
         Self {
-            inner: Lock::new(Inner {
+            inner: Kept::new(Inner {
                 locked: false,
                 told: 0,
                 queue: List::new(),

@@ -27,6 +27,17 @@ pub mod queue {
 #[cfg(loom)]
 mod standin;
 
+#[cfg(not(loom))]
+mod kept;
+#[cfg(not(loom))]
+pub use kept::{Kept, KeptGuard, one_at_a_time};
+/// In a model run a plain lock.
+#[cfg(loom)]
+pub type Kept<T> = Lock<T>;
+/// In a model run a plain lock's.
+#[cfg(loom)]
+pub type KeptGuard<'a, T> = Guard<'a, T>;
+
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
 use std::sync::PoisonError;

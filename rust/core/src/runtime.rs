@@ -514,18 +514,23 @@ impl<H: Host> Runtime<H> {
 
     /// Queues a goroutine that was made runnable: next on this M's P, else globally.
     pub fn ready(&'static self, g: GRef<H>) {
-        if let Some(m) = self.current_m() {
-            let pushed = m.with_p(|p| {
-                if p.runs.get() & 63 == 0 {
-                    g.set_ready(self.now());
-                }
-                p.push_next(g);
-            });
-            if pushed.is_some() {
-                return;
-            }
+        match self.current_m() {
+            Some(m) => self.ready_from(m, g),
+            None => self.submit(Packet::One(g)),
         }
-        self.submit(Packet::One(g));
+    }
+
+    /// As `ready`, on this thread's M.
+    pub(crate) fn ready_from(&'static self, m: &M<H>, g: GRef<H>) {
+        let pushed = m.with_p(|p| {
+            if p.runs.get() & 63 == 0 {
+                g.set_ready(self.now());
+            }
+            p.push_next(g);
+        });
+        if pushed.is_none() {
+            self.submit(Packet::One(g));
+        }
     }
 
     /// True if some M runs `g` now; for lists: one that yielded counts as Running in its word, but lies in a queue.

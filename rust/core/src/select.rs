@@ -20,14 +20,16 @@
 //! | signal | all nodes are aside, each keeps its place |
 //! | taker vanished | a received value is put back, a sent one stays sent |
 
+use std::cmp::Ordering::{Equal, Greater, Less};
+
 use smallvec::SmallVec;
 
 use crate::chan::{Blocked, Chan, Fate, Inner, Place, Side};
 use crate::host::Host;
-use crate::prim::Guard;
+use crate::prim::KeptGuard;
 use crate::runtime::Runtime;
 use crate::sched::{Ticket, Waker};
-use crate::wait::{Node, Wakeup};
+use crate::wait::{Begun, Node, Wakeup};
 
 /// What a case waits for.
 pub enum On<C, L> {
@@ -57,16 +59,18 @@ pub struct Case<T, C, L> {
     pub on: On<C, L>,
     /// A sender's holds its value, a receiver's gets one; a latch's is only a node.
     pub place: Place<T>,
+    /// Which of the locks is its channel's.
+    lock: u32,
 }
 
 impl<T, C, L> Case<T, C, L> {
     /// A case; a sender's place holds its value.
     pub fn new(on: On<C, L>, place: Place<T>) -> Self {
-        Self { on, place }
+        Self { on, place, lock: 0 }
     }
 }
 
-type Locked<T> = Guard<'static, Inner<T>>;
+type Locked<T> = KeptGuard<'static, Inner<T>>;
 
 /// A select. Pinned while registered.
 pub struct Select<T: 'static, C, L> {
@@ -74,30 +78,83 @@ pub struct Select<T: 'static, C, L> {
     pub cases: SmallVec<[Case<T, C, L>; 4]>,
     /// One case for each distinct channel, by address: the lock order.
     order: SmallVec<[u32; 4]>,
-    /// For each case the inside of its channel, while all locks are held.
-    inside: SmallVec<[*mut Inner<T>; 4]>,
-    /// The locks that are held; empty outside of `attempt` and `enlist`.
+    /// The locks that are held, in that order; empty outside of `begin` and `enlist`.
     held: SmallVec<[Locked<T>; 4]>,
 }
 
-// SAFETY: the pointers are null outside of one call, which holds the locks.
+// SAFETY: locks are held inside of one call only.
 unsafe impl<T: Send, C: Send, L: Send> Send for Select<T, C, L> {}
+
+impl<T, C, L> Default for Select<T, C, L> {
+    fn default() -> Self {
+        Self {
+            cases: SmallVec::new(),
+            order: SmallVec::new(),
+            held: SmallVec::new(),
+        }
+    }
+}
 
 impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     /// Of these cases.
     pub fn new(cases: impl IntoIterator<Item = Case<T, C, L>>) -> Self {
-        let cases: SmallVec<[_; 4]> = cases.into_iter().collect();
-        let mut order: SmallVec<[u32; 4]> = (0..cases.len() as u32)
-            .filter(|i| matches!(cases[*i as usize].on, On::Chan(..)))
-            .collect();
-        let of = |i: &u32| address(&cases[*i as usize]);
-        order.sort_unstable_by_key(of);
-        order.dedup_by_key(|i| of(i));
-        Self {
-            cases,
-            order,
-            inside: SmallVec::new(),
-            held: SmallVec::new(),
+        let mut this = Self::default();
+        this.cases.extend(cases);
+        this.arrange();
+        this
+    }
+
+    /// Finds the order of the locks, after `cases` was filled.
+    pub fn arrange(&mut self) {
+        self.order.clear();
+        if let [
+            Case {
+                on: On::Chan(_, a),
+                lock: x,
+                ..
+            },
+            Case {
+                on: On::Chan(_, b),
+                lock: y,
+                ..
+            },
+        ] = &mut self.cases[..]
+        {
+            // The most usual number.
+            let (a, b): (*const Chan<T>, *const Chan<T>) = (a.as_ref(), b.as_ref());
+            let order: &[u32] = match a.cmp(&b) {
+                Less => &[0, 1],
+                Equal => &[0],
+                Greater => &[1, 0],
+            };
+            self.order.extend_from_slice(order);
+            (*x, *y) = ((a > b).into(), (b > a).into());
+            return;
+        }
+        for i in 0..self.cases.len() {
+            if !matches!(self.cases[i].on, On::Chan(..)) {
+                continue;
+            }
+            let mine = address(&self.cases[i]);
+            let of = |j: &u32| address(&self.cases[*j as usize]);
+            // The cases of a select are few.
+            let at = self.order.iter().position(|j| of(j) >= mine);
+            match at {
+                Some(at) if of(&self.order[at]) == mine => {}
+                Some(at) => self.order.insert(at, i as u32),
+                None => self.order.push(i as u32),
+            }
+        }
+        for case in &mut self.cases {
+            case.lock = 0;
+        }
+        for at in 0..self.order.len() {
+            let mine = address(&self.cases[self.order[at] as usize]);
+            for case in &mut self.cases {
+                if address(case) == mine {
+                    case.lock = at as u32;
+                }
+            }
         }
     }
 
@@ -110,10 +167,59 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     pub fn attempt<H: Host>(&mut self, rt: &'static Runtime<H>, random: u64) -> Option<usize> {
         self.lock();
         let done = self.poll(random);
-        self.unlock();
+        self.held.clear();
         let (index, w) = done?;
         w.wake(rt);
         Some(index)
+    }
+
+    /// Tries, else registers everywhere with what `arm` gives, under all locks. Happened, Late: that case has happened.
+    ///
+    /// # Safety
+    /// If it says Waits, the select stays where it is until `delist`.
+    pub unsafe fn begin<H: Host>(
+        &mut self,
+        rt: &'static Runtime<H>,
+        random: u64,
+        arm: impl FnOnce() -> Option<(*const Waker, Ticket)>,
+    ) -> (Begun, usize) {
+        self.lock();
+        if let Some((index, w)) = self.poll(random) {
+            // Linked are only those of one that was aside.
+            self.leave_latches();
+            // SAFETY: all locks are held.
+            unsafe { self.leave_channels() };
+            self.held.clear();
+            w.wake(rt);
+            return (Begun::Happened, index);
+        }
+        let Some((waker, ticket)) = arm() else {
+            self.held.clear();
+            return (Begun::Refused, 0);
+        };
+        // Latches first: until the channels know us, only latches can fire, and they give nothing that could be lost.
+        for i in 0..self.cases.len() {
+            let Case { on, place, .. } = &mut self.cases[i];
+            if let On::Latch(l) = on {
+                place.fate = Fate::Open;
+                // SAFETY: pinned by the caller's promise.
+                if !unsafe { l.enlist(&raw mut place.node, waker, ticket) } {
+                    self.leave_latches();
+                    // SAFETY: all locks are held.
+                    unsafe { self.leave_channels() };
+                    self.held.clear();
+                    return (Begun::Late, i);
+                }
+            }
+        }
+        for Case { on, place, lock } in &mut self.cases {
+            if let On::Chan(side, _) = on {
+                // SAFETY: this channel's lock is held; pinned.
+                unsafe { self.held[*lock as usize].register(*side, place, waker, ticket) };
+            }
+        }
+        self.held.clear();
+        (Begun::Waits, 0)
     }
 
     /// Tries once more, else registers everywhere, under all locks. `Some`: that case has happened.
@@ -127,44 +233,14 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
         waker: *const Waker,
         ticket: Ticket,
     ) -> Option<usize> {
-        self.lock();
-        if let Some((index, w)) = self.poll(random) {
-            self.leave_latches();
-            // SAFETY: all locks are held.
-            unsafe { self.leave_channels() };
-            self.unlock();
-            w.wake(rt);
-            return Some(index);
-        }
-        // Latches first: until the channels know us, only latches can fire, and they give nothing that could be lost.
-        for i in 0..self.cases.len() {
-            let Case { on, place } = &mut self.cases[i];
-            if let On::Latch(l) = on {
-                place.fate = Fate::Open;
-                // SAFETY: pinned by the caller's promise.
-                if !unsafe { l.enlist(&raw mut place.node, waker, ticket) } {
-                    self.leave_latches();
-                    // SAFETY: all locks are held.
-                    unsafe { self.leave_channels() };
-                    self.unlock();
-                    return Some(i);
-                }
-            }
-        }
-        for i in 0..self.cases.len() {
-            let Case { on, place } = &mut self.cases[i];
-            if let On::Chan(side, _) = on {
-                // SAFETY: this channel's lock is held; pinned.
-                unsafe { (*self.inside[i]).register(*side, place, waker, ticket) };
-            }
-        }
-        self.unlock();
-        None
+        // SAFETY: as the caller promised.
+        let (begun, index) = unsafe { self.begin(rt, random, || Some((waker, ticket))) };
+        (begun != Begun::Waits).then_some(index)
     }
 
     /// All nodes keep their places and get nothing until the select enlists again.
     pub fn aside(&mut self) {
-        for Case { on, place } in &mut self.cases {
+        for Case { on, place, .. } in &mut self.cases {
             if let On::Chan(_, ch) = on {
                 ch.as_ref().aside(place);
             }
@@ -175,7 +251,7 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     /// closed too late to win.
     pub fn delist(&mut self) -> Option<usize> {
         self.leave_latches();
-        for Case { on, place } in &mut self.cases {
+        for Case { on, place, .. } in &mut self.cases {
             if let On::Chan(side, ch) = on {
                 // SAFETY: given to this channel for this side, or to none.
                 unsafe { ch.as_ref().delist(*side, place) };
@@ -195,33 +271,18 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     fn lock(&mut self) {
         for i in &self.order {
             if let On::Chan(_, c) = &self.cases[*i as usize].on {
-                let held: Guard<'_, Inner<T>> = c.as_ref().lock();
-                // SAFETY: only the lifetime changes. The channels live as long as the cases, and `unlock` runs before
-                // the call that took the locks ends.
-                self.held
-                    .push(unsafe { std::mem::transmute::<Guard<'_, Inner<T>>, Locked<T>>(held) });
+                let held: KeptGuard<'_, Inner<T>> = c.as_ref().lock();
+                // SAFETY: only the lifetime changes. The channels live as long as the cases, and the locks are released
+                // before the call that took them ends.
+                let held =
+                    unsafe { std::mem::transmute::<KeptGuard<'_, Inner<T>>, Locked<T>>(held) };
+                self.held.push(held);
             }
         }
-        let order = &self.order;
-        let (cases, held) = (&self.cases, &mut self.held);
-        self.inside.clear();
-        for c in cases {
-            let at = order
-                .binary_search_by_key(&address(c), |j| address(&cases[*j as usize]))
-                .ok()
-                .filter(|_| matches!(c.on, On::Chan(..)));
-            self.inside
-                .push(at.map_or(std::ptr::null_mut(), |at| &raw mut *held[at]));
-        }
-    }
-
-    fn unlock(&mut self) {
-        self.inside.clear();
-        self.held.clear();
     }
 
     fn leave_latches(&mut self) {
-        for Case { on, place } in &mut self.cases {
+        for Case { on, place, .. } in &mut self.cases {
             if let On::Latch(l) = on {
                 // SAFETY: given to this latch, or to none.
                 unsafe { l.delist(&raw mut place.node) };
@@ -232,52 +293,65 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     /// # Safety
     /// All locks are held.
     unsafe fn leave_channels(&mut self) {
-        for (Case { on, place }, inner) in self.cases.iter_mut().zip(&self.inside) {
-            if let On::Chan(side, _) = on {
-                // SAFETY: as promised; linked here or nowhere.
-                unsafe { (**inner).list(*side).remove(&raw mut place.node) };
+        for Case { on, place, lock } in &mut self.cases {
+            if let On::Chan(side, _) = on
+                && place.node.is_linked()
+            {
+                let inner = &mut self.held[*lock as usize];
+                // SAFETY: as promised; linked here.
+                unsafe { inner.list(*side).remove(&raw mut place.node) };
             }
         }
     }
 
     /// With all locks held.
     fn poll(&mut self, random: u64) -> Option<(usize, Wakeup)> {
-        let mut left: SmallVec<[u32; 8]> = (0..self.cases.len() as u32).collect();
-        let mut random = random;
-        while !left.is_empty() {
+        let mixed = |n: u64| {
             // SplitMix64: the next one also of a poor number.
-            random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut mixed = random;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            mixed ^= mixed >> 31;
-            let i = left.swap_remove((mixed >> 11) as usize % left.len()) as usize;
-            let Case { on, place } = &mut self.cases[i];
-            match on {
-                On::Never => {}
-                On::Latch(l) => {
-                    if l.is_closed() {
-                        return Some((i, Wakeup::NONE));
-                    }
-                }
-                On::Chan(side, ch) => {
-                    // SAFETY: this channel's lock is held.
-                    let inner = unsafe { &mut *self.inside[i] };
-                    match inner.attempt(ch.as_ref().capacity(), *side, place) {
-                        Ok(w) => {
-                            place.fate = Fate::Done;
-                            return Some((i, w));
-                        }
-                        Err(Blocked::Closed) => {
-                            place.fate = Fate::Closed;
-                            return Some((i, Wakeup::NONE));
-                        }
-                        Err(Blocked::Wait) => {}
-                    }
-                }
+            let mut x = random.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((x ^ (x >> 31)) >> 11) as usize
+        };
+        if let [_, _] = self.cases[..] {
+            // The most usual number: one draw is enough.
+            let first = mixed(1) & 1;
+            return self.poll_one(first).or_else(|| self.poll_one(1 - first));
+        }
+        let mut left: SmallVec<[u32; 8]> = (0..self.cases.len() as u32).collect();
+        let mut draws = 0;
+        while !left.is_empty() {
+            draws += 1;
+            let i = left.swap_remove(mixed(draws) % left.len());
+            let done = self.poll_one(i as usize);
+            if done.is_some() {
+                return done;
             }
         }
         None
+    }
+
+    #[inline]
+    fn poll_one(&mut self, i: usize) -> Option<(usize, Wakeup)> {
+        let Case { on, place, lock } = &mut self.cases[i];
+        match on {
+            On::Never => None,
+            On::Latch(l) => l.is_closed().then_some((i, Wakeup::NONE)),
+            On::Chan(side, ch) => {
+                let inner = &mut self.held[*lock as usize];
+                match inner.attempt(ch.as_ref().capacity(), *side, place) {
+                    Ok(w) => {
+                        place.fate = Fate::Done;
+                        Some((i, w))
+                    }
+                    Err(Blocked::Closed) => {
+                        place.fate = Fate::Closed;
+                        Some((i, Wakeup::NONE))
+                    }
+                    Err(Blocked::Wait) => None,
+                }
+            }
+        }
     }
 }
 

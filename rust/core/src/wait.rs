@@ -136,6 +136,19 @@ impl<E> Latch<E> {
     }
 }
 
+/// How the first two beats of an operation went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// It has happened, and nothing was armed.
+    Happened,
+    /// It has happened, after the wait was armed: the caller disarms.
+    Late,
+    /// Armed and registered.
+    Waits,
+    /// It would have to wait, and nobody armed.
+    Refused,
+}
+
 /// How a wait of a thread ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {

@@ -38,24 +38,15 @@ impl Event for Ended {
 }
 
 fn recv(ch: &Ch) -> One {
-    Case {
-        on: On::Chan(Side::Recv, ch.clone()),
-        place: Place::new(),
-    }
+    Case::new(On::Chan(Side::Recv, ch.clone()), Place::new())
 }
 
 fn send(ch: &Ch, v: u64) -> One {
-    Case {
-        on: On::Chan(Side::Send, ch.clone()),
-        place: Place::with(v),
-    }
+    Case::new(On::Chan(Side::Send, ch.clone()), Place::with(v))
 }
 
 fn ended(l: &Arc<Latch>) -> One {
-    Case {
-        on: On::Latch(Ended(l.clone())),
-        place: Place::new(),
-    }
+    Case::new(On::Latch(Ended(l.clone())), Place::new())
 }
 
 /// What a select left behind: which case, its fate, and the values of all.

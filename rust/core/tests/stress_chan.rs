@@ -279,7 +279,7 @@ impl Thread {
                 _ => (On::Chan(Side::Recv, w.chans[c].clone()), Place::new()),
             };
             whats.push((c, self.next));
-            cases.push(Case { on, place });
+            cases.push(Case::new(on, place));
         }
         let mut op = Choose {
             rt: w.rt,

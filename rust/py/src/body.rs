@@ -5,7 +5,7 @@
 //!   `outcome` and `trace` are read-only until the last reference is gone (or the collector clears them).
 //! - Pointers are owned references or null. They are dropped attached, in mode Body.
 
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 use gorun_core::sched::Cancels;
@@ -150,7 +150,7 @@ pub struct Ext {
 }
 
 /// An owned reference. Must be dropped attached, and never under a core lock.
-pub struct Owned(*mut PyObject);
+pub struct Owned(NonNull<PyObject>);
 
 // SAFETY: a counted reference; touched only by attached threads.
 unsafe impl Send for Owned {}
@@ -162,7 +162,7 @@ impl Owned {
     /// Attached; `p` is a valid object.
     pub unsafe fn new(p: *mut PyObject) -> Self {
         // SAFETY: by the caller's promise.
-        Self(unsafe { ffi::Py_NewRef(p) })
+        unsafe { Self::from_owned(ffi::Py_NewRef(p)) }
     }
 
     /// From a reference that is owned already.
@@ -170,33 +170,34 @@ impl Owned {
     /// # Safety
     /// `p` is a valid object, and its reference is given over.
     pub unsafe fn from_owned(p: *mut PyObject) -> Self {
-        Self(p)
+        // SAFETY: valid, so not null.
+        Self(unsafe { NonNull::new_unchecked(p) })
     }
 
     /// Gives the reference over.
     pub fn into_ptr(self) -> *mut PyObject {
-        let p = self.0;
+        let p = self.0.as_ptr();
         std::mem::forget(self);
         p
     }
 
     /// Borrowed.
     pub fn as_ptr(&self) -> *mut PyObject {
-        self.0
+        self.0.as_ptr()
     }
 }
 
 impl Clone for Owned {
     fn clone(&self) -> Self {
         // SAFETY: clones are made by attached threads only; counting runs no code.
-        unsafe { Self::new(self.0) }
+        unsafe { Self::new(self.0.as_ptr()) }
     }
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
         // SAFETY: owned, attached.
-        unsafe { ffi::Py_DECREF(self.0) }
+        unsafe { ffi::Py_DECREF(self.0.as_ptr()) }
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use gorun_core::chan::{Blocked, Chan, Fate, Place, Side};
 use gorun_core::prim::Lock;
 use gorun_core::sched::{Ticket, WaitReason, Waker};
+use gorun_core::wait::Begun;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
@@ -81,6 +82,13 @@ pub struct Ends {
     pub chan: *mut PyObject,
     pub send: bool,
     pub recv: bool,
+}
+
+/// True for a Chan object: no view.
+#[inline]
+pub fn is_chan(o: *mut PyObject) -> bool {
+    // SAFETY: attached, a live object.
+    unsafe { ffi::Py_TYPE(o) == CHAN.get() }
 }
 
 /// What `o` is a channel of, if it is one.
@@ -267,6 +275,7 @@ pub struct ChanWork {
 
 impl ChanWork {
     /// Of the Chan object `chan`; `value` for a send.
+    #[inline(always)]
     pub fn work(chan: *mut PyObject, form: Form, value: Option<Owned>) -> Work {
         let mut place = Place::new();
         place.value = value;
@@ -275,6 +284,17 @@ impl ChanWork {
             place,
             form,
         })
+    }
+
+    /// Its parts, if it is a plain send or receive: all that `ops::quick` needs.
+    #[inline]
+    pub fn plain(&mut self) -> Option<(Side, &Chan<Owned>, &mut Place<Owned>)> {
+        let side = match self.form {
+            Form::Send => Side::Send,
+            Form::Recv => Side::Recv,
+            _ => return None,
+        };
+        Some((side, self.chan.as_ref(), &mut self.place))
     }
 
     fn side(&self) -> Side {
@@ -371,6 +391,29 @@ impl Job for ChanWork {
             _ => self.chan.as_ref().try_recv(rt(), &mut self.place),
         };
         Ok(self.settle(r))
+    }
+    #[inline]
+    unsafe fn begin(&mut self, arm: impl FnOnce() -> Option<(*const Waker, Ticket)>) -> Res<Begun> {
+        let side = match self.form {
+            Form::Send => Side::Send,
+            Form::SendMany(_) => {
+                if self.advance() {
+                    return Ok(Begun::Happened);
+                }
+                let Some((waker, ticket)) = arm() else {
+                    return Ok(Begun::Refused);
+                };
+                // SAFETY: as the caller promised.
+                let waits = unsafe { self.enlist(waker, ticket) };
+                return Ok(if waits { Begun::Waits } else { Begun::Late });
+            }
+            _ => Side::Recv,
+        };
+        let chan: *const Chan<Owned> = self.chan.as_ref();
+        // SAFETY: works are pinned; the channel is owned by us.
+        let (begun, woken) = unsafe { (*chan).begin(side, &mut self.place, arm) };
+        woken.wake(rt());
+        Ok(begun)
     }
     unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         let side = self.side();

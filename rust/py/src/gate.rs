@@ -202,7 +202,7 @@ impl PyGate {
         } else {
             limit(timeout)?
         };
-        let op = ops::make(work, limit).map_err(fetched)?;
+        let op = ops::make(|| work, limit).map_err(fetched)?;
         // SAFETY: a new reference.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), op) })
     }

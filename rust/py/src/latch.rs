@@ -101,7 +101,7 @@ impl PyLatch {
         // SAFETY: attached, a live object.
         let target = unsafe { Owned::new(slf.as_ptr()) };
         let op =
-            ops::make(Work::Latch(LatchWork::new(target)), limit(timeout)?).map_err(fetched)?;
+            ops::make(|| Work::Latch(LatchWork::new(target)), limit(timeout)?).map_err(fetched)?;
         // SAFETY: a new reference.
         Ok(unsafe { Bound::from_owned_ptr(slf.py(), op) })
     }

@@ -248,6 +248,8 @@ mod _gorun {
         m.add("CountDown", m.getattr("Latch")?)?;
         // What follows may be used although the package could not be imported (a bad setting): it must not crash.
         errors::init();
+        #[cfg(not(Py_GIL_DISABLED))]
+        gorun_core::prim::one_at_a_time();
         rt::make();
         // SAFETY: at import, attached, once.
         unsafe {

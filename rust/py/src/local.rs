@@ -12,6 +12,7 @@ use pyo3::ffi::PyObject;
 use crate::context::{Scratch, Snapshot};
 use crate::drive::Intent;
 use crate::host::Py;
+use crate::select::SelectWork;
 
 /// The values of one thread.
 pub struct Local {
@@ -25,6 +26,13 @@ pub struct Local {
     pub spare_op: Cell<*mut PyObject>,
     /// The same with a work.
     pub spare_full: Cell<*mut PyObject>,
+    /// A StopIteration that has ended (`ops/stop.rs`).
+    #[cfg(Py_3_12)]
+    pub spare_stop: Cell<*mut PyObject>,
+    /// A select's memory, without cases (`select.rs`).
+    pub spare_select: Cell<*mut SelectWork>,
+    /// The last random number.
+    pub random: Cell<u64>,
     /// See `context.rs`.
     pub scratch: Cell<Scratch>,
     /// See `context.rs`.
@@ -43,6 +51,10 @@ thread_local! {
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
             spare_full: Cell::new(null_mut()),
+            spare_select: Cell::new(null_mut()),
+            random: Cell::new(0),
+            #[cfg(Py_3_12)]
+            spare_stop: Cell::new(null_mut()),
             scratch: Cell::new(Scratch::NONE),
             snapshot: Cell::new(Snapshot::NONE),
             last_site: Cell::new((0, 0, 0)),

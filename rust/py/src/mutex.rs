@@ -42,13 +42,14 @@ pub struct LockWork {
 }
 
 impl LockWork {
-    fn work(o: *mut PyObject, enter: bool) -> Work {
+    #[inline(always)]
+    fn work(o: *mut PyObject, enter: bool, once: bool) -> Work {
         Work::Lock(Self {
             // SAFETY: attached, a live object.
             target: unsafe { Owned::new(o) },
             turn: Turn::new(),
             enter,
-            once: false,
+            once,
         })
     }
 
@@ -139,7 +140,7 @@ fn blocking(o: *mut PyObject, limit: Option<Duration>) -> Res<*mut PyObject> {
     if unsafe { of(o) }.try_lock() {
         return Ok(boolean(true));
     }
-    door::wait_for(&mut LockWork::work(o, false), limit)
+    door::wait_for(&mut LockWork::work(o, false, false), limit)
 }
 
 unsafe extern "C" fn acquire(
@@ -172,11 +173,9 @@ unsafe extern "C" fn acquire_async(
         // SAFETY: as the interpreter gave them.
         let [b, t] = unsafe { parse("acquire_async", ["blocking", "timeout"], 2, args, n, kw)? };
         let limit = lock_args(b, t)?;
-        let mut work = LockWork::work(o, false);
-        if let Work::Lock(l) = &mut work {
-            l.once = limit.is_none();
-        }
-        ops::make(work, limit.unwrap_or(Some(Duration::ZERO)))
+        let once = limit.is_none();
+        let limit = limit.unwrap_or(Some(Duration::ZERO));
+        ops::make(|| LockWork::work(o, false, once), limit)
     })
 }
 
@@ -185,7 +184,7 @@ unsafe extern "C" fn enter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 }
 
 unsafe extern "C" fn aenter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make(LockWork::work(o, true), None))
+    guard(|| ops::make(|| LockWork::work(o, true, false), None))
 }
 
 fn unlock(o: *mut PyObject) -> Res<*mut PyObject> {

@@ -1,21 +1,24 @@
 //! `select` and its cases. The protocol is the core's (`gorun_core::select`).
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::ptr::null_mut;
 use std::time::Duration;
 
 use gorun_core::chan::{Chan, Fate, Place, Side};
 use gorun_core::sched::{Ticket, WaitReason, Waker};
 use gorun_core::select::{Case, Event, On, Select};
-use gorun_core::wait::Node;
+use gorun_core::wait::{Begun, Node};
 use pyo3::ffi::{self, PyObject};
 
 use crate::args::timeout;
 use crate::body::{Ext, Owned};
-use crate::chan::{ChanRef, closed, ends};
+use crate::chan::{ChanRef, closed, ends, is_chan};
 use crate::door;
 use crate::errors::{self, Raised, Res, attached, guard, repr, timeout_error, type_error};
 use crate::goroutine;
+use crate::local::local;
 use crate::ops;
 use crate::rawtype::StaticType;
 use crate::rt::rt;
@@ -54,29 +57,73 @@ impl Event for EndOf {
 
 type Inner = Select<Owned, ChanRef, EndOf>;
 
+/// A select's home: pinned, and used again by the next select of its thread.
+pub struct Home(ManuallyDrop<Box<SelectWork>>);
+
+impl Home {
+    /// Without cases.
+    fn new() -> Self {
+        let spare = local().spare_select.replace(null_mut());
+        Self(ManuallyDrop::new(if spare.is_null() {
+            Box::default()
+        } else {
+            // SAFETY: put aside by `drop`.
+            unsafe { Box::from_raw(spare) }
+        }))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What the cases hold may run code that selects, on this thread: put aside afterwards.
+        self.select.cases.clear();
+        self.done = None;
+        // SAFETY: once; not used again.
+        let this = Box::into_raw(unsafe { ManuallyDrop::take(&mut self.0) });
+        drop_spare(local().spare_select.replace(this));
+    }
+}
+
+impl Deref for Home {
+    type Target = SelectWork;
+    fn deref(&self) -> &SelectWork {
+        &self.0
+    }
+}
+
+impl DerefMut for Home {
+    fn deref_mut(&mut self) -> &mut SelectWork {
+        &mut self.0
+    }
+}
+
+/// Frees one that was put aside (or nothing: null).
+pub fn drop_spare(spare: *mut SelectWork) {
+    if !spare.is_null() {
+        // SAFETY: put aside by `Home::drop`, without cases.
+        drop(unsafe { Box::from_raw(spare) });
+    }
+}
+
 /// A select that waits.
+#[derive(Default)]
 pub struct SelectWork {
     select: Inner,
     done: Option<usize>,
     default: bool,
 }
 
-thread_local! {
-    static RANDOM: Cell<u64> = const { Cell::new(0) };
-}
-
 /// A random number of this thread: which case is looked at first is nobody's secret.
 fn random() -> u64 {
-    RANDOM.with(|r| {
-        let mut x = r.get();
-        if x == 0 {
-            x = rt().now() ^ (r.as_ptr().addr() as u64);
-        }
-        x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        r.set(x | 1);
-        let z = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB)
-    })
+    let l = local();
+    let mut x = l.random.get();
+    if x == 0 {
+        x = rt().now() ^ (std::ptr::from_ref(l).addr() as u64);
+    }
+    x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    l.random.set(x | 1);
+    // `Select` mixes it.
+    x
 }
 
 fn case(o: *mut PyObject) -> Res<Case<Owned, ChanRef, EndOf>> {
@@ -128,12 +175,15 @@ unsafe fn parse(
     args: *const *mut PyObject,
     n: ffi::Py_ssize_t,
     kw: *mut PyObject,
-) -> Res<(Work, Option<Duration>)> {
+) -> Res<(Home, Option<Duration>)> {
     // SAFETY: as the interpreter gave them.
     unsafe {
         let n = n as usize;
-        let [default, limit] =
-            crate::args::parse(name, ["default", "timeout"], 0, args.add(n), 0, kw)?;
+        let [default, limit] = if kw.is_null() {
+            [null_mut(); 2]
+        } else {
+            crate::args::parse(name, ["default", "timeout"], 0, args.add(n), 0, kw)?
+        };
         let default = if default.is_null() {
             false
         } else {
@@ -142,19 +192,25 @@ unsafe fn parse(
                 b => b != 0,
             }
         };
-        let limit = timeout(limit)?;
-        let mut cases = Vec::with_capacity(n);
+        let limit = if limit.is_null() {
+            None
+        } else {
+            timeout(limit)?
+        };
+        let mut home = Home::new();
+        home.default = default;
         for i in 0..n {
-            cases.push(case(*args.add(i))?);
+            let o = *args.add(i);
+            if is_chan(o) {
+                // The most usual case, written where it stays.
+                let on = On::Chan(Side::Recv, ChanRef::new(o));
+                home.select.cases.push(Case::new(on, Place::new()));
+            } else {
+                home.select.cases.push(case(o)?);
+            }
         }
-        Ok((
-            Work::Select(Box::new(SelectWork {
-                select: Select::new(cases),
-                done: None,
-                default,
-            })),
-            limit,
-        ))
+        home.select.arrange();
+        Ok((home, limit))
     }
 }
 
@@ -197,6 +253,15 @@ impl Job for SelectWork {
         self.done = self.select.attempt(rt(), random());
         Ok(self.done.is_some() || self.default)
     }
+    unsafe fn begin(&mut self, arm: impl FnOnce() -> Option<(*const Waker, Ticket)>) -> Res<Begun> {
+        let default = self.default;
+        let arm = || if default { None } else { arm() };
+        // SAFETY: works are pinned (this one in its home).
+        let (begun, index) = unsafe { self.select.begin(rt(), random(), arm) };
+        let happened = matches!(begun, Begun::Happened | Begun::Late);
+        self.done = happened.then_some(index);
+        Ok(if default { Begun::Happened } else { begun })
+    }
     unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: works are pinned (this one in its box).
         self.done = unsafe { self.select.enlist(rt(), random(), waker, ticket) };
@@ -233,7 +298,7 @@ impl Job for SelectWork {
     }
     fn undo(&mut self) {
         let Some(i) = self.done.take() else { return };
-        let Case { on, place } = &mut self.select.cases[i];
+        let Case { on, place, .. } = &mut self.select.cases[i];
         if let (On::Chan(Side::Recv, ch), Some(v)) = (on, place.value.take()) {
             let chan: &Chan<Owned> = ch.as_ref();
             chan.put_back(rt(), v);
@@ -265,15 +330,13 @@ pub unsafe extern "C" fn select(
 ) -> *mut PyObject {
     guard(|| {
         // SAFETY: as the interpreter gave them.
-        let (mut work, limit) = unsafe { parse("select", args, n, kw)? };
-        if let Work::Select(s) = &mut work {
-            if s.default {
-                // It does not wait: no cancel point.
-                s.attempt()?;
-                return s.result();
-            }
+        let (mut home, limit) = unsafe { parse("select", args, n, kw)? };
+        if home.default {
+            // It does not wait: no cancel point.
+            home.attempt()?;
+            return home.result();
         }
-        door::perform(&mut work, limit)
+        door::perform(&mut Work::Select(home), limit)
     })
 }
 
@@ -286,8 +349,8 @@ pub unsafe extern "C" fn select_async(
 ) -> *mut PyObject {
     guard(|| {
         // SAFETY: as the interpreter gave them.
-        let (work, limit) = unsafe { parse("select_async", args, n, kw)? };
-        ops::make(work, limit)
+        let (home, limit) = unsafe { parse("select_async", args, n, kw)? };
+        ops::make(|| Work::Select(home), limit)
     })
 }
 

@@ -11,7 +11,7 @@
 use std::ffi::c_int;
 
 use gorun_core::sched::{Ticket, WaitReason, Waker};
-use gorun_core::wait::{Attempt, Latch, Node, join_fence};
+use gorun_core::wait::{Attempt, Begun, Latch, Node, join_fence};
 use pyo3::ffi::{self, PyObject};
 
 use crate::body::{Ext, Owned};
@@ -21,7 +21,7 @@ use crate::gate::GateWork;
 use crate::goroutine;
 use crate::latch::PyLatch;
 use crate::mutex::LockWork;
-use crate::select::SelectWork;
+use crate::select::Home;
 
 /// One kind of work.
 pub trait Job {
@@ -31,6 +31,25 @@ pub trait Job {
     fn reason(&self) -> WaitReason;
     /// The first beat: true if it has happened. Errors are those that come before any wait.
     fn attempt(&mut self) -> Res<bool>;
+    /// The first two beats: tries, else registers with what `arm` gives.
+    ///
+    /// # Safety
+    /// As `enlist`, if it says Waits.
+    #[inline]
+    unsafe fn begin(&mut self, arm: impl FnOnce() -> Option<(*const Waker, Ticket)>) -> Res<Begun> {
+        if self.attempt()? {
+            return Ok(Begun::Happened);
+        }
+        let Some((waker, ticket)) = arm() else {
+            return Ok(Begun::Refused);
+        };
+        // SAFETY: as the caller promised.
+        Ok(if unsafe { self.enlist(waker, ticket) } {
+            Begun::Waits
+        } else {
+            Begun::Late
+        })
+    }
     /// As `Attempt::enlist`.
     ///
     /// # Safety
@@ -75,7 +94,7 @@ pub enum Work {
     Chan(ChanWork),
     Lock(LockWork),
     Gate(GateWork),
-    Select(Box<SelectWork>),
+    Select(Home),
 }
 
 macro_rules! each {
@@ -100,6 +119,11 @@ impl Job for Work {
     }
     fn attempt(&mut self) -> Res<bool> {
         each!(self, j => j.attempt())
+    }
+    #[inline]
+    unsafe fn begin(&mut self, arm: impl FnOnce() -> Option<(*const Waker, Ticket)>) -> Res<Begun> {
+        // SAFETY: as the caller promised.
+        unsafe { each!(self, j => j.begin(arm)) }
     }
     unsafe fn enlist(&mut self, waker: *const Waker, ticket: Ticket) -> bool {
         // SAFETY: as the caller promised.

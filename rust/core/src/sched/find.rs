@@ -121,13 +121,25 @@ impl<H: Host> Runtime<H> {
             if victim.id == p.id || !self.may_steal(victim) {
                 continue;
             }
-            if let Some(g) = victim.steal_into(p).or_else(|| victim.steal_next()) {
+            let taken = victim.steal_into(p).or_else(|| {
+                let may = !victim.brisk.load(Ordering::Relaxed) || victim.owner.is_idle();
+                may.then(|| victim.steal_next()).flatten()
+            });
+            if let Some(g) = taken {
                 p.steals.add(1);
                 p.note(Event::Steal, g.id.load(Ordering::Relaxed));
                 return Some(g);
             }
         }
         None
+    }
+
+    /// True if there is something that another P may take from `victim`. Can be asked by anybody.
+    pub(crate) fn has_spoils(&self, victim: &P<H>) -> bool {
+        if victim.owner.is_idle() {
+            return !victim.is_empty();
+        }
+        victim.stealable.load(Ordering::Relaxed) && victim.has_spoils()
     }
 
     /// True if another P may take from `victim`. Can be asked by anybody.

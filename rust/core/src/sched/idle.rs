@@ -249,7 +249,7 @@ impl<H: Host> Runtime<H> {
 
     /// True if it could be stolen somewhere: also from a P above the limit, which some M may still hold.
     pub(crate) fn has_work_in_queues(&self) -> bool {
-        self.all_ps().any(|p| !p.is_empty() && self.may_steal(p))
+        self.all_ps().any(|p| self.has_spoils(p))
     }
 
     /// An M without a P waits until it has one. False when it has to end.

@@ -151,6 +151,14 @@ impl<H: Host> M<H> {
         Some(p)
     }
 
+    /// True if the body that runs here may be asked to yield: `take_preempt` says it for certain.
+    #[inline]
+    pub fn may_preempt(&self) -> bool {
+        self.p
+            .get()
+            .is_none_or(|p| p.preempt.load(Ordering::Relaxed))
+    }
+
     /// True if the body that runs here is asked to yield. Clears the request.
     pub fn take_preempt(&self) -> bool {
         match self.p.get() {

@@ -72,6 +72,8 @@ pub struct P<H: Host> {
     pub resting: AtomicBool,
     /// Set by sysmon: others may steal here (tasks are long, or the counter stands still).
     pub stealable: AtomicBool,
+    /// Set by sysmon: `runnext` is taken within microseconds, so it is left to the owner.
+    pub brisk: AtomicBool,
     /// Set by sysmon: whoever runs here is asked to yield at its next await.
     pub preempt: AtomicBool,
     /// Timers armed under this P.
@@ -114,6 +116,7 @@ impl<H: Host> P<H> {
             ready_max: AtomicU64::new(0),
             resting: AtomicBool::new(true),
             stealable: AtomicBool::new(false),
+            brisk: AtomicBool::new(false),
             preempt: AtomicBool::new(false),
             shard: Shard::new(now),
             ring: Ring::default(),
@@ -135,7 +138,12 @@ impl<H: Host> P<H> {
     /// Puts `g` into `runnext`; what was there goes to the queue. Executed only by the owner.
     pub fn push_next(&self, g: GRef<H>) {
         self.mine();
-        // AcqRel: a thief of runnext (`steal_next`) sees what was written to the G before.
+        // Release: a thief of runnext (`steal_next`) sees what was written to the G before. Only the owner fills the slot,
+        // so one that it finds empty stays so, and a thief that comes now takes nothing or `g`.
+        if self.runnext.load(Ordering::Relaxed).is_null() {
+            self.runnext.store(g.as_ptr(), Ordering::Release);
+            return;
+        }
         let old = self.runnext.swap(g.as_ptr(), Ordering::AcqRel);
         if !old.is_null() {
             // SAFETY: put there by `push_next`.
@@ -211,6 +219,12 @@ impl<H: Host> P<H> {
     /// True if nothing waits here, to the same precision.
     pub fn is_empty(&self) -> bool {
         self.runnext.load(Ordering::Acquire).is_null() && self.stealer.is_empty()
+    }
+
+    /// True if there is something that thieves may take from a P that is held: not a `runnext` that will be run at once.
+    /// Two that hand a value to and fro by a channel (one is always `runnext`) are slower on two cores than on one.
+    pub fn has_spoils(&self) -> bool {
+        !self.stealer.is_empty() || !self.brisk.load(Ordering::Relaxed) && !self.is_empty()
     }
 
     /// Records an event, if recording is on. Executed only by the holder.

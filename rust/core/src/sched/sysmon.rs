@@ -36,6 +36,8 @@ const IDLE_LOOKS: u32 = 4;
 const PREEMPT_NS: u64 = 10_000_000;
 /// Tasks at least this long are worth moving to another core.
 const LONG_TASK_NS: u64 = 1_000;
+/// Where tasks are shorter, a lone `runnext` is left to its own M: it is the other end of a channel more often than not.
+const LONG_NEXT_NS: u64 = 20_000;
 /// A counter that stood still for so long belongs to a long task.
 const STILL_NS: u64 = 80_000;
 
@@ -228,6 +230,7 @@ impl<H: Host> Runtime<H> {
                 let mean = now.saturating_sub(note.since) / runs.wrapping_sub(note.runs).max(1);
                 p.stealable
                     .store(!H::gil() && mean >= LONG_TASK_NS, Ordering::Relaxed);
+                p.brisk.store(mean < LONG_NEXT_NS, Ordering::Relaxed);
                 *note = Note {
                     runs,
                     since: now,
@@ -282,6 +285,7 @@ impl<H: Host> Runtime<H> {
         }
         if still >= STILL_NS {
             p.stealable.store(true, Ordering::Relaxed);
+            p.brisk.store(false, Ordering::Relaxed);
         }
         // Anything but "blocked" by a thread that waits for the interpreter: look again soon.
         verdict == Verdict::Maybe

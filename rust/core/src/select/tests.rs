@@ -31,7 +31,7 @@ type Ch = Arc<Chan<u64>>;
 type Sel = Select<u64, Ch, Ended>;
 
 fn case(on: On<Ch, Ended>, place: Place<u64>) -> Case<u64, Ch, Ended> {
-    Case { on, place }
+    Case::new(on, place)
 }
 
 fn recv(ch: &Ch) -> Case<u64, Ch, Ended> {
@@ -523,14 +523,8 @@ fn a_latch_is_closed_just_then() {
     let mut crew = Crew::new(1);
     let ch = chan(0);
     let mut s = Box::new(Select::new([
-        Case {
-            on: On::Chan(Side::Send, ch.clone()),
-            place: Place::with(1),
-        },
-        Case {
-            on: On::Latch(Sudden(Cell::new(0))),
-            place: Place::new(),
-        },
+        Case::new(On::Chan(Side::Send, ch.clone()), Place::with(1)),
+        Case::new(On::Latch(Sudden(Cell::new(0))), Place::new()),
     ]));
     for expected in [None, Some(1)] {
         let (waker, ticket) = crew.arm(0);

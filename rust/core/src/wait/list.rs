@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 
 use crate::host::Host;
 use crate::runtime::Runtime;
-use crate::sched::{Fire, Ticket, Verdict, Waker};
+use crate::sched::{Fire, GRef, Kind, M, Ticket, Verdict, Waker};
 
 /// Membership of one waiter in one list. Lives in the waiter: pinned while linked.
 pub struct Node {
@@ -38,6 +38,7 @@ impl Node {
     }
 
     /// True while it is in a list. Under that list's lock.
+    #[inline]
     pub fn is_linked(&self) -> bool {
         self.linked && self.epoch == crate::runtime::epoch()
     }
@@ -87,10 +88,27 @@ impl Wakeup {
     pub const NONE: Self = Self(std::ptr::null());
 
     /// Wakes it, if it sleeps.
+    #[inline]
     pub fn wake<H: Host>(self, rt: &'static Runtime<H>) {
         if !self.0.is_null() {
             // SAFETY: made by `Node::fire`, which won a parked waiter.
             unsafe { rt.wake(self.0) };
+        }
+    }
+}
+
+impl Wakeup {
+    /// As `wake`, from the body that runs on `m`.
+    #[inline]
+    pub fn wake_from<H: Host>(self, rt: &'static Runtime<H>, m: &M<H>) {
+        if !self.0.is_null() {
+            // SAFETY: as in `wake`; a goroutine's waker is in a goroutine.
+            unsafe {
+                match (*self.0).kind() {
+                    Kind::Goroutine => rt.ready_from(m, GRef::from_waker(self.0)),
+                    Kind::Thread => (*self.0).wake_thread(),
+                }
+            }
         }
     }
 }
@@ -157,6 +175,7 @@ impl List {
         }
     }
 
+    #[inline]
     fn refresh(&mut self) {
         let epoch = crate::runtime::epoch();
         if self.epoch != epoch {
@@ -213,6 +232,7 @@ impl List {
     }
 
     /// True if nobody is in it, those aside included.
+    #[inline]
     pub fn is_empty(&mut self) -> bool {
         self.refresh();
         self.head.is_null()

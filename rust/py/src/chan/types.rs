@@ -19,6 +19,7 @@ use crate::rt::rt;
 use crate::work::{Work, boolean, none};
 
 /// The Chan object behind a method's self (borrowed).
+#[inline(always)]
 fn chan(o: *mut PyObject) -> *mut PyObject {
     ends(o).map_or(o, |e| e.chan)
 }
@@ -72,6 +73,7 @@ unsafe extern "C" fn no_new(
 ///
 /// # Safety
 /// The arguments are as the interpreter gave them.
+#[inline(always)]
 unsafe fn send_args(
     name: &str,
     what: &'static str,
@@ -95,6 +97,7 @@ unsafe fn send_args(
 ///
 /// # Safety
 /// As `send_args`.
+#[inline(always)]
 unsafe fn only_timeout(
     name: &str,
     args: *const *mut PyObject,
@@ -109,6 +112,7 @@ unsafe fn only_timeout(
     timeout(t)
 }
 
+#[inline(always)]
 fn send_work(o: *mut PyObject, v: *mut PyObject) -> Work {
     // SAFETY: attached, a live object.
     ChanWork::work(chan(o), Form::Send, Some(unsafe { Owned::new(v) }))
@@ -157,8 +161,8 @@ macro_rules! both {
             guard(|| {
                 let $name = stringify!($block);
                 // SAFETY: as the interpreter gave them.
-                let (mut work, limit) = unsafe { $work };
-                door::perform(&mut work, limit)
+                let (make_work, limit) = unsafe { $work };
+                door::perform(&mut make_work(), limit)
             })
         }
         unsafe extern "C" fn $await(
@@ -170,8 +174,8 @@ macro_rules! both {
             guard(|| {
                 let $name = stringify!($await);
                 // SAFETY: as the interpreter gave them.
-                let (work, limit) = unsafe { $work };
-                ops::make(work, limit)
+                let (make_work, limit) = unsafe { $work };
+                ops::make(make_work, limit)
             })
         }
     };
@@ -179,21 +183,22 @@ macro_rules! both {
 
 both!(send, send_async: |o, args, n, kw, name| {
     let (v, limit) = send_args(name, "value", args, n, kw)?;
-    (send_work(o, v), limit)
+    (move || send_work(o, v), limit)
 });
 both!(recv, recv_async: |o, args, n, kw, name| {
-    (ChanWork::work(chan(o), Form::Recv, None), only_timeout(name, args, n, kw)?)
+    (move || ChanWork::work(chan(o), Form::Recv, None), only_timeout(name, args, n, kw)?)
 });
 both!(recv_ok, recv_ok_async: |o, args, n, kw, name| {
-    (ChanWork::work(chan(o), Form::RecvOk, None), only_timeout(name, args, n, kw)?)
+    (move || ChanWork::work(chan(o), Form::RecvOk, None), only_timeout(name, args, n, kw)?)
 });
 both!(recv_many, recv_many_async: |o, args, n, kw, name| {
     let (count, limit) = how_many(name, args, n, kw)?;
-    (ChanWork::work(chan(o), Form::RecvMany(count), None), limit)
+    (move || ChanWork::work(chan(o), Form::RecvMany(count), None), limit)
 });
 both!(send_many, send_many_async: |o, args, n, kw, name| {
     let (v, limit) = send_args(name, "values", args, n, kw)?;
-    (many_work(o, v)?, limit)
+    let work = many_work(o, v)?;
+    (move || work, limit)
 });
 
 unsafe extern "C" fn try_send(o: *mut PyObject, v: *mut PyObject) -> *mut PyObject {
@@ -307,7 +312,7 @@ unsafe extern "C" fn next(o: *mut PyObject) -> *mut PyObject {
 }
 
 unsafe extern "C" fn anext(o: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make(ChanWork::work(chan(o), Form::Next, None), None))
+    guard(|| ops::make(|| ChanWork::work(chan(o), Form::Next, None), None))
 }
 
 unsafe extern "C" fn hash(o: *mut PyObject) -> ffi::Py_hash_t {

@@ -129,7 +129,7 @@ unsafe extern "C" fn error(h: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 
 unsafe extern "C" fn am_await(h: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached, a live object.
-    guard(|| ops::make(Work::Join(Join::new(unsafe { Owned::new(h) })), None))
+    guard(|| ops::make(|| Work::Join(Join::new(unsafe { Owned::new(h) })), None))
 }
 
 unsafe extern "C" fn get_id(h: *mut PyObject, _: *mut c_void) -> *mut PyObject {

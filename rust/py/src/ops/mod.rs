@@ -1,6 +1,6 @@
 //! Operations: the awaitables of gorun. One is made by each `..._async` call, starts when it is awaited, and ends once.
-//! What is waited for is a `Work`; here is how a goroutine drives it. `foreign.rs`: how an asyncio task does; `slots.rs`:
-//! the Python types.
+//! What is waited for is a `Work`; here is how a goroutine drives it. `foreign.rs`: how an asyncio task does; `quick.rs`:
+//! the way that most take; `slots.rs`: the Python types.
 //!
 //! Life: New -> (awaited) -> Waiting (parked goroutine) or Foreign (asyncio task) -> Ended. Built and dropped it has
 //! done nothing and warns; awaited twice it raises RuntimeError.
@@ -22,13 +22,17 @@
 //! - Plain operations (sleeps and yields) have a head only: an `Op` says by its type whether a work lies behind it.
 
 mod foreign;
+mod quick;
 mod slots;
+#[cfg(Py_3_12)]
+mod stop;
 
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicPtr, Ordering};
 use std::time::Duration;
 
-use gorun_core::sched::{Fire, Kind, Ticket, Verdict, WaitReason};
+use gorun_core::sched::{Fire, Kind, M, Ticket, Verdict, WaitReason};
+use gorun_core::wait::Begun;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
@@ -37,9 +41,11 @@ use crate::body::Form;
 use crate::drive::{Intent, intend};
 use crate::errors::{self, Raised, Res, attached, guard, runtime_error};
 use crate::goroutine;
-use crate::local::local;
+use crate::host::Py;
+use crate::local::{Local, local};
 use crate::rawtype::StaticType;
 use crate::rt::{PyG, rt};
+use crate::select::SelectWork;
 use crate::work::{Job, Work, none};
 
 pub use slots::{drop_spare, init, make_ready};
@@ -123,6 +129,19 @@ fn nanos(limit: Option<Duration>) -> u64 {
     })
 }
 
+/// A freed operation as a new object of the type that it had.
+unsafe fn again(spare: *mut PyObject) -> *mut PyObject {
+    // SAFETY: memory of such an object, which nobody knows. On GIL builds the count is all that dying has changed; a
+    // free-threaded one has more in the head.
+    unsafe {
+        #[cfg(not(Py_GIL_DISABLED))]
+        (&raw mut (*spare).ob_refcnt).cast::<isize>().write(1);
+        #[cfg(Py_GIL_DISABLED)]
+        ffi::PyObject_Init(spare, ffi::Py_TYPE(spare));
+        spare
+    }
+}
+
 /// A sleep of so many nanoseconds; 0 is a yield.
 fn make_plain(ns: u64) -> Res<*mut PyObject> {
     // SAFETY: attached; the type is ready.
@@ -131,7 +150,7 @@ fn make_plain(ns: u64) -> Res<*mut PyObject> {
         let op: *mut Head = if spare.is_null() {
             ffi::PyObject_New::<Head>(PLAIN.get())
         } else {
-            ffi::PyObject_Init(spare, PLAIN.get()).cast()
+            again(spare).cast()
         };
         if op.is_null() {
             return Err(Raised);
@@ -141,21 +160,23 @@ fn make_plain(ns: u64) -> Res<*mut PyObject> {
     }
 }
 
-/// The operation that does `work`.
-pub fn make(work: Work, limit: Option<Duration>) -> Res<*mut PyObject> {
+/// The operation that does the work that `make_work` gives. Inlined, and the work is made last, so that it is written
+/// where it stays: copying it costs as much as the rest.
+#[inline(always)]
+pub fn make(make_work: impl FnOnce() -> Work, limit: Option<Duration>) -> Res<*mut PyObject> {
     // SAFETY: attached; the type is ready.
     unsafe {
         let spare = local().spare_full.replace(null_mut());
         let op: *mut Full = if spare.is_null() {
             ffi::PyObject_GC_New::<Full>(WORKING.get())
         } else {
-            ffi::PyObject_Init(spare, WORKING.get()).cast()
+            again(spare).cast()
         };
         if op.is_null() {
             return Err(Raised);
         }
         fill(op.cast(), nanos(limit));
-        (&raw mut (*op).work).write(work);
+        (&raw mut (*op).work).write(make_work());
         ffi::PyObject_GC_Track(op.cast());
         Ok(op.cast())
     }
@@ -246,14 +267,6 @@ impl Op {
         }
     }
 
-    /// It can go on at once: unless its time slice is over.
-    fn at_once(self, found: Found) -> Res<Step> {
-        if rt().current_m().is_some_and(|m| m.take_preempt()) {
-            return Ok(self.yield_with(found));
-        }
-        self.outcome(found).map(Step::Return)
-    }
-
     fn yield_with(self, found: Found) -> Step {
         self.head().found = found;
         self.head().state = State::Yielding;
@@ -262,27 +275,94 @@ impl Op {
     }
 
     /// First beat in a goroutine: try, then register.
-    fn start(self, g: PyG) -> Res<Step> {
+    #[inline]
+    fn start(self, m: &M<Py>, g: PyG) -> Res<Step> {
         self.head().g = Some(g);
         self.head().state = State::Ended; // unless it waits below
-        let may_wait = self.work().is_none_or(|w| w.may_wait());
-        if may_wait && g.waker.word.take_cancel() {
+        match self.work() {
+            None => self.start_plain(g),
+            // The one that is used most has code of its own; the others share theirs.
+            Some(Work::Chan(w)) => self.start_work(w, m, g),
+            Some(Work::Select(w)) => self.start_select(w, m, g),
+            Some(w) => self.start_other(w, m, g),
+        }
+    }
+
+    fn start_plain(self, g: PyG) -> Res<Step> {
+        if g.waker.word.take_cancel() {
             return Err(self.cancelled(g));
         }
-        match self.work() {
-            None if self.head().limit == 0 => return Ok(self.yield_with(Found::Happened)),
-            None => {}
-            Some(w) => {
-                if w.attempt()? {
-                    return self.at_once(Found::Happened);
-                }
-                if self.head().limit == 0 {
-                    return self.at_once(Found::TimedOut);
-                }
-            }
+        if self.head().limit == 0 {
+            return Ok(self.yield_with(Found::Happened));
         }
         self.start_clock();
         self.wait(g)
+    }
+
+    #[inline(never)]
+    fn start_select(self, w: &mut SelectWork, m: &M<Py>, g: PyG) -> Res<Step> {
+        self.start_work(w, m, g)
+    }
+
+    #[inline(never)]
+    fn start_other(self, w: &mut Work, m: &M<Py>, g: PyG) -> Res<Step> {
+        self.start_work(w, m, g)
+    }
+
+    #[inline(always)]
+    fn start_work<W: Job>(self, w: &mut W, m: &M<Py>, g: PyG) -> Res<Step> {
+        if w.may_wait() && g.waker.word.take_cancel() {
+            return Err(self.cancelled(g));
+        }
+        let limit = self.head().limit;
+        let reason = w.reason();
+        let mut refused = Found::TimedOut;
+        let arm = || {
+            if limit == 0 {
+                return None;
+            }
+            g.waker.set_kind(Kind::Goroutine, reason);
+            let Ok(ticket) = g.waker.word.arm(true) else {
+                refused = Found::Nothing;
+                return None;
+            };
+            self.head().ticket = Some(ticket);
+            self.head().registered = true;
+            Some((&raw const g.waker, ticket))
+        };
+        // SAFETY: the work lies in this object, which leaves the lists before it goes.
+        let found = match unsafe { w.begin(arm) }? {
+            Begun::Waits => return Ok(self.park(g)),
+            Begun::Happened => Found::Happened,
+            Begun::Late => {
+                g.waker.word.disarm();
+                self.head().registered = false;
+                Found::Happened
+            }
+            Begun::Refused if refused == Found::Nothing => return Err(self.cancelled(g)),
+            Begun::Refused => refused,
+        };
+        // It can go on at once: unless its time slice is over.
+        if m.take_preempt() {
+            return Ok(self.yield_with(found));
+        }
+        if found == Found::Happened {
+            return w.result().map(Step::Return);
+        }
+        w.timed_out().map(Step::Return)
+    }
+
+    /// Armed and registered: the clock, if it has one, and out.
+    fn park(self, g: PyG) -> Step {
+        if self.until() != FOR_EVER {
+            self.start_clock();
+            if let Some(ticket) = self.head().ticket {
+                rt().add_timer(&g, self.until(), ticket);
+            }
+        }
+        self.head().state = State::Waiting;
+        intend(self.object(), Intent::Park);
+        Step::Yield
     }
 
     fn cancelled(self, g: PyG) -> Raised {
@@ -412,8 +492,8 @@ impl Op {
                     unsafe { ffi::Py_DECREF(l) };
                     return r;
                 }
-                let g = self.driver()?;
-                self.start(g)
+                let (m, g) = self.driver()?;
+                self.start(m, g)
             }
             State::Yielding => self.outcome(self.head().found).map(Step::Return),
             State::Waiting => {
@@ -439,8 +519,9 @@ impl Op {
     }
 
     /// The goroutine that awaits it, if it may.
-    fn driver(self) -> Res<PyG> {
-        let Some((_, g)) = rt().current_goroutine() else {
+    #[inline]
+    fn driver(self) -> Res<(&'static M<Py>, PyG)> {
+        let Some((m, g)) = rt().current_goroutine() else {
             self.head().state = State::Ended;
             return Err(runtime_error(&format!(
                 "{} must be awaited in a goroutine (gorun.go) or in an asyncio task: here runs neither",
@@ -460,7 +541,7 @@ impl Op {
             self.head().state = State::Ended;
             return Err(runtime_error("await inside `with gorun.blocking()`"));
         }
-        Ok(g)
+        Ok((m, g))
     }
 }
 
@@ -468,12 +549,38 @@ fn reused(name: &str) -> Raised {
     runtime_error(&format!("cannot reuse already awaited {name}"))
 }
 
-/// The asyncio loop that runs on this thread, owned, if there is one. Costs a look into `sys.modules` until asyncio is
-/// imported.
+/// The asyncio loop that runs on this thread, owned, if there is one. Costs a look at the size of `sys.modules` until
+/// asyncio is imported.
+#[inline]
 fn running_loop() -> Option<*mut PyObject> {
-    // Not a PyOnceLock: a fork in the middle of its first use would leave it in work for ever. Who comes twice at first
-    // finds the same function.
-    static GET: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
+    if modules_unchanged(local()) {
+        None
+    } else {
+        look_for_loop()
+    }
+}
+
+/// True if asyncio was never found, and nothing was imported since it was last missing: no loop runs.
+#[inline]
+fn modules_unchanged(l: &Local) -> bool {
+    let modules = MODULES.load(Ordering::Relaxed);
+    // SAFETY: a dict that lives as long as the interpreter; one word of it, which others may write meanwhile.
+    !modules.is_null()
+        && GET.load(Ordering::Relaxed).is_null()
+        && unsafe {
+            let used = &raw mut (*modules.cast::<ffi::PyDictObject>()).ma_used;
+            AtomicIsize::from_ptr(used).load(Ordering::Relaxed) == l.modules.get()
+        }
+}
+
+/// `asyncio.events._get_running_loop`, once asyncio was found. Not a PyOnceLock: a fork in the middle of its first use
+/// would leave it in work for ever. Who comes twice at first finds the same function.
+static GET: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
+/// `sys.modules` as the interpreter has it (borrowed), once it was looked at.
+static MODULES: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
+
+#[inline(never)]
+fn look_for_loop() -> Option<*mut PyObject> {
     let py = attached();
     let get = match GET.load(Ordering::Acquire) {
         g if !g.is_null() => g,
@@ -487,6 +594,7 @@ fn running_loop() -> Option<*mut PyObject> {
                     return None;
                 }
                 l.modules.set(n);
+                MODULES.store(modules, Ordering::Relaxed);
                 // Takes no lock on free-threaded builds, unlike PyDict_GetItem.
                 ffi::PyDict_Contains(modules, errors::name::ASYNCIO_EVENTS.get()) == 1
             };

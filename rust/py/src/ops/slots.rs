@@ -9,7 +9,7 @@ use super::{Full, Head, Op, PLAIN, State, Step, WORKING, reused};
 use crate::errors::{self, Raised, Res, aside, guard};
 use crate::local::local;
 use crate::rawtype::{StaticType, fast, forever, methods, noargs, one};
-use crate::work::{Job, boolean, none};
+use crate::work::{Job, Work, boolean, none};
 
 /// What `async with` awaits at its end: over before it began. One object for all.
 static READY: StaticType = StaticType::new();
@@ -30,6 +30,12 @@ fn yielded(this: *mut PyObject) -> *mut PyObject {
 fn stop(value: *mut PyObject) {
     // SAFETY: attached; `value` is owned and given up.
     unsafe {
+        #[cfg(Py_3_12)]
+        if value != ffi::Py_None() {
+            super::stop::stop(value);
+            return;
+        }
+        #[cfg(not(Py_3_12))]
         if value != ffi::Py_None() {
             let exc = ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, value);
             if !exc.is_null() {
@@ -43,7 +49,7 @@ fn stop(value: *mut PyObject) {
 
 unsafe extern "C" fn iternext(this: *mut PyObject) -> *mut PyObject {
     let mut done = None;
-    let r = guard(|| match Op(this.cast()).step()? {
+    let r = guard(|| match stepped(this)? {
         Step::Yield => Ok(yielded(this)),
         Step::Return(v) => {
             done = Some(v);
@@ -56,13 +62,23 @@ unsafe extern "C" fn iternext(this: *mut PyObject) -> *mut PyObject {
     r
 }
 
+/// One send.
+#[inline]
+fn stepped(this: *mut PyObject) -> Res<Step> {
+    let op = Op(this.cast());
+    match op.quick() {
+        Some(r) => r,
+        None => op.step(),
+    }
+}
+
 unsafe extern "C" fn am_send(
     this: *mut PyObject,
     _value: *mut PyObject,
     result: *mut *mut PyObject,
 ) -> ffi::PySendResult {
     let mut code = ffi::PySendResult::PYGEN_ERROR;
-    let r = guard(|| match Op(this.cast()).step()? {
+    let r = guard(|| match stepped(this)? {
         Step::Yield => {
             code = ffi::PySendResult::PYGEN_NEXT;
             Ok(yielded(this))
@@ -79,10 +95,13 @@ unsafe extern "C" fn am_send(
 
 unsafe extern "C" fn am_await(this: *mut PyObject) -> *mut PyObject {
     let op = Op(this.cast());
-    let again = op.head().state != State::Ended && op.work().is_some_and(|w| w.is_next());
-    if op.head().state == State::New || again {
-        // SAFETY: attached.
-        return unsafe { ffi::Py_NewRef(this) };
+    // SAFETY: attached.
+    let itself = || unsafe { ffi::Py_NewRef(this) };
+    if op.head().state == State::New {
+        return itself();
+    }
+    if op.head().state != State::Ended && op.work().is_some_and(|w| w.is_next()) {
+        return itself();
     }
     guard(|| Err(reused(op.name())))
 }
@@ -206,19 +225,20 @@ unsafe extern "C" fn dealloc(this: *mut PyObject) {
         if working {
             ffi::PyObject_GC_UnTrack(this.cast());
         }
-        match op.head().state {
-            State::New => warn_unawaited(op.name()),
-            State::Waiting | State::Foreign | State::Yielding => {
-                op.withdraw();
-            }
-            State::Ended => {}
+        if op.head().state != State::Ended {
+            given_up(op);
         }
         let inner = op.head().inner;
         if !inner.is_null() {
             ffi::Py_DECREF(inner);
         }
         if working {
-            std::ptr::drop_in_place(&raw mut (*this.cast::<Full>()).work);
+            let work = &raw mut (*this.cast::<Full>()).work;
+            match &mut *work {
+                // Said first: most are.
+                Work::Chan(w) => std::ptr::drop_in_place(w),
+                _ => std::ptr::drop_in_place(work),
+            }
             let spare = local().spare_full.replace(this);
             if !spare.is_null() {
                 ffi::PyObject_GC_Del(spare.cast());
@@ -232,10 +252,25 @@ unsafe extern "C" fn dealloc(this: *mut PyObject) {
     }
 }
 
+/// It is dropped before its end.
+#[cold]
+fn given_up(op: Op) {
+    match op.head().state {
+        State::New => warn_unawaited(op.name()),
+        State::Waiting | State::Foreign | State::Yielding => {
+            op.withdraw();
+        }
+        State::Ended => {}
+    }
+}
+
 /// Frees this thread's spare operations.
 pub fn drop_spare() {
     let spare = local().spare_op.replace(null_mut());
     let full = local().spare_full.replace(null_mut());
+    crate::select::drop_spare(local().spare_select.replace(null_mut()));
+    #[cfg(Py_3_12)]
+    super::stop::drop_spare();
     // SAFETY: freed memory of operations, or null.
     unsafe {
         ffi::PyObject_Free(spare.cast());
@@ -356,6 +391,8 @@ pub unsafe fn init() -> Res<()> {
             t.tp_iternext = Some(ready_next);
             t.tp_as_async = as_async;
         })?;
+        #[cfg(Py_3_12)]
+        super::stop::init()?;
         let p = ffi::PyObject_New::<PyObject>(READY.get());
         if p.is_null() {
             return Err(Raised);

@@ -122,6 +122,29 @@ fn work_on_a_p_above_the_limit_can_be_stolen() {
     assert!(low.model_enter() && rt.model_find(&low) == Some(g));
 }
 
+/// A lone `runnext` of a P whose tasks are short is left to it, unless nobody holds the P. Mutation: `has_spoils` or
+/// `steal` does not look at `brisk`.
+#[test]
+fn a_brisk_p_keeps_its_runnext() {
+    let rt = rt(2);
+    let (a, b) = (rt.model_m(), rt.model_m());
+    let (next, queued) = (rt.model_g(1), rt.model_g(2));
+    rt.acquire_p(&a);
+    rt.acquire_p(&b);
+    on_m(&a, || rt.ready(next));
+    let p = a.model_p().unwrap();
+    p.stealable
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    p.brisk.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(!rt.has_work());
+    on_m(&a, || rt.ready(queued));
+    assert!(rt.has_work(), "what is queued behind it may go");
+    assert!(b.model_enter() && rt.model_find(&b) == Some(next));
+    assert!(!rt.has_work());
+    p.brisk.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert!(rt.has_work());
+}
+
 /// All Ps are in the same body for long while work waits: there is one more, and none when they move.
 #[test]
 fn a_p_is_lent_while_all_are_held() {
