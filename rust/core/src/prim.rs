@@ -24,6 +24,8 @@ pub mod queue {
     pub use crossbeam_queue::SegQueue;
 }
 
+pub mod asym;
+
 #[cfg(loom)]
 mod standin;
 

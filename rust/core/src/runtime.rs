@@ -372,7 +372,7 @@ impl<H: Host> Runtime<H> {
                 let g = p.take_g(&self.pool);
                 self.prepare(g, p.next_id(&self.ids), 2);
                 (init.take().expect("once"))(&g);
-                g.waker.word.renew_runnable();
+                g.waker.word.renew_running();
                 m.ctl.created.add(1);
                 if p.runs.get() & 63 == 0 {
                     g.set_ready(self.now());
@@ -388,7 +388,7 @@ impl<H: Host> Runtime<H> {
         let g = self.pool.take();
         self.prepare(g, self.ids.fetch_add(1, Ordering::Relaxed), 2);
         (init.take().expect("not used above"))(&g);
-        g.waker.word.renew_runnable();
+        g.waker.word.renew_running();
         let n = self.created.fetch_add(1, Ordering::Relaxed);
         if n & 63 == 0 {
             g.set_ready(self.now());
@@ -410,7 +410,7 @@ impl<H: Host> Runtime<H> {
                 let g = self.pool.take();
                 self.prepare(g, base + i as u64, 2);
                 init(i, &g);
-                g.waker.word.renew_runnable();
+                g.waker.word.renew_running();
                 g
             })
             .collect();
@@ -460,10 +460,14 @@ impl<H: Host> Runtime<H> {
         if g.flags.load(Ordering::Relaxed) & flag::INTERNAL == 0 {
             m.ctl.ended.add(1);
         }
-        g.waker.word.finish();
-        // Pairs with `join_fence`: either we see the latch, or its maker sees Done.
-        fence(Ordering::SeqCst);
-        if let Some(l) = g.latch() {
+        if G::<H>::ALONE {
+            // Joiners and cancellers are attached, as we are: they come before or after, not in between.
+            g.waker.word.finish_alone();
+        } else {
+            g.waker.word.finish();
+        }
+        // `finish` and this look pair with `join_fence`: either we see the latch, or its maker sees Done.
+        if let Some(l) = g.latch_at_end() {
             l.close(self);
         }
     }

@@ -34,9 +34,7 @@ impl Host for Bare {
         CLOCK.get().unwrap_or_else(|| MonotonicClock.now_ns())
     }
 
-    fn gil() -> bool {
-        false
-    }
+    const GIL: bool = false;
 
     fn resume(_: Rt, _: &M<Self>, _: GRef<Self>, _: bool) -> Outcome {
         unreachable!("no bodies")

@@ -25,6 +25,8 @@ pub struct Local {
     pub spare_op: Cell<*mut PyObject>,
     /// The same with a work.
     pub spare_full: Cell<*mut PyObject>,
+    /// The memory of a dead handle: `go` without a use for its result allocates no object.
+    pub spare_handle: Cell<*mut PyObject>,
     /// See `context.rs`.
     pub scratch: Cell<Scratch>,
     /// See `context.rs`.
@@ -43,6 +45,7 @@ thread_local! {
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
             spare_full: Cell::new(null_mut()),
+            spare_handle: Cell::new(null_mut()),
             scratch: Cell::new(Scratch::NONE),
             snapshot: Cell::new(Snapshot::NONE),
             last_site: Cell::new((0, 0, 0)),

@@ -22,7 +22,7 @@ pub use cancel::Cancels;
 pub use g::{G, GRef, Kind, TimerSlot, WaitReason, Waker, flag};
 pub use idle::Sched;
 pub use m::{M, MCtl, Mode};
-pub use owner::{OwnerWord, Token};
+pub use owner::{OwnerWord, Seat, Token};
 pub use p::P;
 pub use pool::Pool;
 pub use probe::{Interp, Line, Mode as ProbeMode, Probe, clock_bound_ns, proc_readable};
