@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.model import Row
 
 from . import (
+    ctrlc,
     executors,
     functions,
     gosched,
@@ -30,6 +31,7 @@ ROWS: tuple[Row, ...] = (
     sleepers.ROW,
     handoff.ROW,
     parked.IDLE,
+    *ctrlc.ROWS,
     *scaling.ROWS,
     *executors.ROWS,
     mapjob.ROW,

@@ -144,7 +144,8 @@ impl Host for Py {
         unsafe {
             crate::context::drop_scratch(crate::local::local());
             crate::ops::drop_spare();
-            goroutine::drop_spare();
+            crate::local::local().spare_handle.free();
+            crate::local::local().spare_timer.free();
             crate::context::drop_snapshot();
         }
     }

@@ -12,6 +12,7 @@ use pyo3::ffi::PyObject;
 use crate::context::{Scratch, Snapshot};
 use crate::drive::Intent;
 use crate::host::Py;
+use crate::rawtype::Spare;
 
 /// The values of one thread.
 pub struct Local {
@@ -26,7 +27,9 @@ pub struct Local {
     /// The same with a work.
     pub spare_full: Cell<*mut PyObject>,
     /// The memory of a dead handle: `go` without a use for its result allocates no object.
-    pub spare_handle: Cell<*mut PyObject>,
+    pub spare_handle: Spare,
+    /// The same of a Timer.
+    pub spare_timer: Spare,
     /// See `context.rs`.
     pub scratch: Cell<Scratch>,
     /// See `context.rs`.
@@ -45,7 +48,8 @@ thread_local! {
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
             spare_full: Cell::new(null_mut()),
-            spare_handle: Cell::new(null_mut()),
+            spare_handle: Spare::new(),
+            spare_timer: Spare::new(),
             scratch: Cell::new(Scratch::NONE),
             snapshot: Cell::new(Snapshot::NONE),
             last_site: Cell::new((0, 0, 0)),

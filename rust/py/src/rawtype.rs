@@ -3,7 +3,7 @@
 //!
 //! Invariant: `ready` runs once per type, at import, before any object of it is made.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
@@ -75,6 +75,51 @@ fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
 #[cfg(not(Py_GIL_DISABLED))]
 fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
     t.tp_flags = flags;
+}
+
+/// The memory of one dead object that the collector sees, kept for the next of its type: what is made and dropped in a
+/// loop then allocates nothing, and does not count towards a collection. One per thread and type (`local.rs`).
+pub struct Spare(Cell<*mut PyObject>);
+
+impl Spare {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(Cell::new(null_mut()))
+    }
+
+    /// The object made anew, not tracked, its fields as the dead one left them.
+    ///
+    /// # Safety
+    /// Attached; what was given here was of this type.
+    pub unsafe fn take(&self, t: *mut PyTypeObject) -> Option<*mut PyObject> {
+        let o = self.0.replace(null_mut());
+        // SAFETY: the memory of a dead object of this type.
+        (!o.is_null()).then(|| unsafe { ffi::PyObject_Init(o, t) })
+    }
+
+    /// Keeps the memory of a dead object, or frees it.
+    ///
+    /// # Safety
+    /// Attached, in the dealloc of `o`: not tracked, everything in it dropped.
+    pub unsafe fn give(&self, o: *mut PyObject) {
+        let before = self.0.replace(o);
+        if !before.is_null() {
+            // SAFETY: kept by an earlier call.
+            unsafe { ffi::PyObject_GC_Del(before.cast()) };
+        }
+    }
+
+    /// Frees what is kept: the thread ends.
+    ///
+    /// # Safety
+    /// Attached.
+    pub unsafe fn free(&self) {
+        let o = self.0.replace(null_mut());
+        if !o.is_null() {
+            // SAFETY: kept by `give`.
+            unsafe { ffi::PyObject_GC_Del(o.cast()) };
+        }
+    }
 }
 
 /// Puts a value where it is never freed.

@@ -26,11 +26,9 @@ static UPGRADING: AtomicU32 = AtomicU32::new(0);
 pub unsafe fn alloc() -> *mut PyObject {
     // SAFETY: the type is ready; a spare handle is the memory of a dead one.
     unsafe {
-        let spare = local().spare_handle.replace(null_mut());
-        let h = if spare.is_null() {
-            ffi::PyObject_GC_New::<Handle>(TYPE.get())
-        } else {
-            ffi::PyObject_Init(spare, TYPE.get()).cast()
+        let h: *mut Handle = match local().spare_handle.take(TYPE.get()) {
+            Some(h) => h.cast(),
+            None => ffi::PyObject_GC_New(TYPE.get()),
         };
         if !h.is_null() {
             (*h).g = null_mut();
@@ -202,19 +200,7 @@ pub(super) unsafe extern "C" fn dealloc(h: *mut PyObject) {
             vacate(&(*g.body.get()).handle, h);
             rt().release(g);
         }
-        let spare = local().spare_handle.replace(h);
-        if !spare.is_null() {
-            ffi::PyObject_GC_Del(spare.cast());
-        }
-    }
-}
-
-/// Frees this thread's spare handle.
-pub fn drop_spare() {
-    let spare = local().spare_handle.replace(null_mut());
-    if !spare.is_null() {
-        // SAFETY: the memory of a dead handle.
-        unsafe { ffi::PyObject_GC_Del(spare.cast()) };
+        local().spare_handle.give(h);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::rt::PyG;
 
 pub use callbacks::{report_orphan, run_callbacks};
 pub use cancel::{deliver, raise, raise_cancelled};
-pub use handle::{adopt, alloc, drop_spare, handle};
+pub use handle::{adopt, alloc, handle};
 pub use methods::{_take, current, init};
 pub use outcome::{
     cancelled_outcome, classify, end_child, is_done, outcome, refuse_foreign, refuse_self,

@@ -32,7 +32,7 @@ use gorun_core::sched::{Fire, Kind, Ticket, Verdict, WaitReason};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::args::{parse, sleep_time};
+use crate::args::{parse, sleep_nanos};
 use crate::body::Form;
 use crate::drive::{Intent, intend};
 use crate::errors::{self, Raised, Res, attached, guard, runtime_error};
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn sleep_async(
                 "sleep_async() needs a number of seconds",
             ));
         }
-        make_plain(nanos(Some(sleep_time(s, "seconds")?)))
+        make_plain(sleep_nanos(s, "seconds")?)
     })
 }
 
