@@ -277,9 +277,15 @@ impl<H: Host> Runtime<H> {
         self.start_error.lock().take()
     }
 
+    /// True if it runs, as far as is known: then `ensure_started` has nothing to do.
+    #[inline]
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
     /// Makes sure that the runtime runs. Attached. False if there is no M and none could be started.
     pub fn ensure_started(&'static self) -> bool {
-        if self.started.load(Ordering::Acquire) {
+        if self.is_started() {
             return true;
         }
         self.start_sysmon();
@@ -422,8 +428,18 @@ impl<H: Host> Runtime<H> {
 
     /// A G that sleeps before its first step, until its ticket is fired. One reference, the runtime's.
     pub fn dormant(&'static self, flags: u8, init: impl FnOnce(&GRef<H>)) -> (GRef<H>, Ticket) {
+        self.dormant_with(1, flags, init)
+    }
+
+    /// As `dormant`, with so many references: one is the runtime's.
+    pub fn dormant_with(
+        &'static self,
+        refs: u32,
+        flags: u8,
+        init: impl FnOnce(&GRef<H>),
+    ) -> (GRef<H>, Ticket) {
         let g = self.vacant();
-        self.prepare(g, 0, 1);
+        self.prepare(g, 0, refs);
         g.flags.store(flags, Ordering::Relaxed);
         init(&g);
         g.waker.set_kind(Kind::Goroutine, WaitReason::Timer);
@@ -475,6 +491,13 @@ impl<H: Host> Runtime<H> {
     /// Drops a reference from outside the loop; the last one frees. Attached.
     pub fn release(&'static self, g: GRef<H>) {
         if g.release() && self.clear(g) {
+            self.give(g);
+        }
+    }
+
+    /// Drops the runtime's reference and the caller's to a dormant G whose ticket the caller won. Attached.
+    pub fn release_dormant(&'static self, g: GRef<H>) {
+        if g.release_both() && self.clear(g) {
             self.give(g);
         }
     }
@@ -594,9 +617,7 @@ impl<H: Host> Runtime<H> {
     pub fn add_timer(&'static self, g: &G<H>, deadline: u64, ticket: Ticket) {
         let m = self.current_m();
         let p = m.and_then(|m| m.p.get()).unwrap_or_else(|| self.p(0));
-        let earliest = p
-            .shard
-            .add(p.id, deadline, &raw const g.waker, ticket, &g.timer);
+        let earliest = p.shard.add(p.id, deadline, &g.waker, ticket, &g.timer);
         if earliest {
             self.timer_added(deadline);
         }

@@ -33,6 +33,11 @@ impl<T> Brief<T> {
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         f(&mut self.0.lock())
     }
+
+    /// The value, for somebody who has all of it to himself: a dealloc.
+    pub fn alone(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
 }
 
 #[cfg(not(Py_GIL_DISABLED))]
@@ -46,5 +51,10 @@ impl<T> Brief<T> {
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         // SAFETY: we hold the GIL, and `f` neither gives it up nor comes back here (file head).
         f(unsafe { &mut *self.0.get() })
+    }
+
+    /// The value, for somebody who has all of it to himself: a dealloc.
+    pub fn alone(&mut self) -> &mut T {
+        self.0.get_mut()
     }
 }

@@ -116,6 +116,9 @@ fn _max_threads(n: u32) -> u32 {
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
     errors::init(py);
+    if std::env::var("GORUN_FENCES").is_ok_and(|v| v == "full") {
+        gorun_core::prim::asym::switch_off();
+    }
     rt::init(procs, max_threads);
     context::set_up();
     host::set_up_probe(rt());

@@ -77,6 +77,31 @@ fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
     t.tp_flags = flags;
 }
 
+/// The object made anew in the memory of a dead one of the same type, which nobody else knows.
+///
+/// # Safety
+/// Attached.
+#[cfg(any(Py_GIL_DISABLED, Py_3_14))]
+pub unsafe fn again(dead: *mut PyObject, t: &StaticType) -> *mut PyObject {
+    // SAFETY: as promised.
+    unsafe { ffi::PyObject_Init(dead, t.get()) }
+}
+
+/// The object made anew in the memory of a dead one of the same type, which nobody else knows.
+///
+/// # Safety
+/// Attached.
+#[cfg(not(any(Py_GIL_DISABLED, Py_3_14)))]
+pub unsafe fn again(dead: *mut PyObject, t: &StaticType) -> *mut PyObject {
+    // As `Py_SET_REFCNT`: the type is still there, and static types are not counted. `PyObject_Init` is three calls.
+    // SAFETY: up to 3.13 the count is the first word of an object.
+    unsafe {
+        debug_assert_eq!(ffi::Py_TYPE(dead), t.get());
+        dead.cast::<ffi::Py_ssize_t>().write(1);
+    }
+    dead
+}
+
 /// The memory of one dead object that the collector sees, kept for the next of its type: what is made and dropped in a
 /// loop then allocates nothing, and does not count towards a collection. One per thread and type (`local.rs`).
 pub struct Spare(Cell<*mut PyObject>);
@@ -91,10 +116,10 @@ impl Spare {
     ///
     /// # Safety
     /// Attached; what was given here was of this type.
-    pub unsafe fn take(&self, t: *mut PyTypeObject) -> Option<*mut PyObject> {
+    pub unsafe fn take(&self, t: &StaticType) -> Option<*mut PyObject> {
         let o = self.0.replace(null_mut());
         // SAFETY: the memory of a dead object of this type.
-        (!o.is_null()).then(|| unsafe { ffi::PyObject_Init(o, t) })
+        (!o.is_null()).then(|| unsafe { again(o, t) })
     }
 
     /// Keeps the memory of a dead object, or frees it.

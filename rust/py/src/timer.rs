@@ -55,7 +55,8 @@ impl Timer {
         unsafe { &(*o.cast::<Obj>()).timer }
     }
 
-    fn arm(&self, after: u64) -> Res<()> {
+    /// A dormant goroutine with its entry in the wheel; one reference is the caller's.
+    fn launch(&self, after: u64) -> Res<(PyG, Ticket)> {
         let rt = go::started()?;
         // Each run needs a context of its own; a snapshot is shared until a run changes it.
         // SAFETY: attached; a context or null.
@@ -72,7 +73,8 @@ impl Timer {
         // SAFETY: attached; an owned function.
         let f = unsafe { ffi::Py_NewRef(self.f) };
         let deadline = rt.now().saturating_add(after);
-        let (g, ticket) = rt.dormant(flag::TIMER, |g| {
+        // One reference is the runtime's, one ours.
+        let (g, ticket) = rt.dormant_with(2, flag::TIMER, |g| {
             let b = g.body.get();
             // SAFETY: a vacant G's body; it takes over the references.
             unsafe {
@@ -84,10 +86,14 @@ impl Timer {
                 (*b).site = self.site;
             }
         });
-        g.retain();
         rt.add_timer(&g, deadline, ticket);
+        Ok((g, ticket))
+    }
+
+    fn arm(&self, after: u64) -> Res<()> {
+        let armed = self.launch(after)?;
         // Another `reset` may have come in between: the last one counts.
-        let old = self.armed.with(|a| a.replace((g, ticket)));
+        let old = self.armed.with(|a| a.replace(armed));
         Self::revoke(old);
         Ok(())
     }
@@ -104,9 +110,10 @@ impl Timer {
         let won = g.epoch.load(Ordering::Relaxed) == rt.epoch() && g.waker.word.revoke(ticket);
         if won {
             rt.drop_timer(&g);
+            rt.release_dormant(g);
+        } else {
             rt.release(g);
         }
-        rt.release(g);
         won
     }
 }
@@ -141,24 +148,26 @@ unsafe fn make(seconds: *mut PyObject, f: *mut PyObject) -> Res<*mut PyObject> {
             (t.hold, t.ctx) = context::capture()?;
             t.site = site::here();
             t.f = ffi::Py_NewRef(f);
+            match t.launch(after) {
+                Ok(armed) => *t.armed.alone() = Some(armed),
+                Err(e) => {
+                    t.drop_held();
+                    return Err(e);
+                }
+            }
         }
         let o = local()
             .spare_timer
-            .take(TYPE.get())
+            .take(&TYPE)
             .unwrap_or_else(|| ffi::PyObject_GC_New::<Obj>(TYPE.get()).cast());
         if o.is_null() {
+            Timer::revoke(t.armed.alone().take());
             t.drop_held();
             return Err(Raised);
         }
         (&raw mut (*o.cast::<Obj>()).weakrefs).write(null_mut());
         (&raw mut (*o.cast::<Obj>()).timer).write(t);
         ffi::PyObject_GC_Track(o.cast());
-        if !Timer::of(o).f.is_null()
-            && let Err(e) = Timer::of(o).arm(after)
-        {
-            ffi::Py_DECREF(o);
-            return Err(e);
-        }
         Ok(o)
     }
 }
@@ -220,7 +229,7 @@ unsafe extern "C" fn dealloc(o: *mut PyObject) {
             ffi::PyObject_ClearWeakRefs(o);
         }
         let t = &mut (*obj).timer;
-        if let Some((g, _)) = t.armed.with(Option::take) {
+        if let Some((g, _)) = t.armed.alone().take() {
             rt().release(g);
         }
         t.drop_held();

@@ -373,6 +373,18 @@ impl<H: Host> G<H> {
         self.refs.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
+    /// Two less at once; true if they were the last.
+    #[must_use]
+    pub fn release_both(&self) -> bool {
+        if Self::ALONE {
+            let n = self.refs.load(Ordering::Relaxed) - 2;
+            self.refs.store(n, Ordering::Relaxed);
+            return n == 0;
+        }
+        // As in `release`.
+        self.refs.fetch_sub(2, Ordering::AcqRel) == 2
+    }
+
     /// How many references there are now.
     pub fn refs(&self) -> u32 {
         self.refs.load(Ordering::Acquire)

@@ -14,6 +14,7 @@ mod p;
 mod pool;
 mod probe;
 mod queue;
+mod runq;
 mod state;
 mod sysmon;
 mod timers;

@@ -190,12 +190,10 @@ impl StateWord {
     pub fn finish(&self) -> bool {
         let mut old = self.0.load(Ordering::Relaxed);
         // SeqCst: `Runtime::finish` looks for a latch next, and its maker looks here (`wait::join_fence`).
-        while let Err(now) = self.0.compare_exchange_weak(
-            old,
-            Self::done(old),
-            Ordering::SeqCst,
-            Ordering::Relaxed,
-        ) {
+        while let Err(now) =
+            self.0
+                .compare_exchange_weak(old, Self::done(old), Ordering::SeqCst, Ordering::Relaxed)
+        {
             old = now;
         }
         debug_assert_eq!(old & PHASE, RUNNING);

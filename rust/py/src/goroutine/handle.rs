@@ -26,7 +26,7 @@ static UPGRADING: AtomicU32 = AtomicU32::new(0);
 pub unsafe fn alloc() -> *mut PyObject {
     // SAFETY: the type is ready; a spare handle is the memory of a dead one.
     unsafe {
-        let h: *mut Handle = match local().spare_handle.take(TYPE.get()) {
+        let h: *mut Handle = match local().spare_handle.take(&TYPE) {
             Some(h) => h.cast(),
             None => ffi::PyObject_GC_New(TYPE.get()),
         };

@@ -37,9 +37,9 @@ use crate::body::Form;
 use crate::drive::{Intent, intend};
 use crate::errors::{self, Raised, Res, attached, guard, runtime_error};
 use crate::goroutine;
-use crate::local::local;
-use crate::rawtype::StaticType;
-use crate::rt::{PyG, rt};
+use crate::local::{Local, local};
+use crate::rawtype::{StaticType, again};
+use crate::rt::{PyG, current_goroutine, rt};
 use crate::work::{Job, Work, none};
 
 pub use slots::{drop_spare, init, make_ready};
@@ -131,7 +131,7 @@ fn make_plain(ns: u64) -> Res<*mut PyObject> {
         let op: *mut Head = if spare.is_null() {
             ffi::PyObject_New::<Head>(PLAIN.get())
         } else {
-            ffi::PyObject_Init(spare, PLAIN.get()).cast()
+            again(spare, &PLAIN).cast()
         };
         if op.is_null() {
             return Err(Raised);
@@ -149,7 +149,7 @@ pub fn make(work: Work, limit: Option<Duration>) -> Res<*mut PyObject> {
         let op: *mut Full = if spare.is_null() {
             ffi::PyObject_GC_New::<Full>(WORKING.get())
         } else {
-            ffi::PyObject_Init(spare, WORKING.get()).cast()
+            again(spare, &WORKING).cast()
         };
         if op.is_null() {
             return Err(Raised);
@@ -406,13 +406,14 @@ impl Op {
     fn step(self) -> Res<Step> {
         match self.head().state {
             State::New => {
-                if let Some(l) = running_loop() {
+                let here = local();
+                if let Some(l) = running_loop(here) {
                     let r = self.start_in_task(l);
                     // SAFETY: owned by us.
                     unsafe { ffi::Py_DECREF(l) };
                     return r;
                 }
-                let g = self.driver()?;
+                let g = self.driver(here)?;
                 self.start(g)
             }
             State::Yielding => self.outcome(self.head().found).map(Step::Return),
@@ -439,8 +440,8 @@ impl Op {
     }
 
     /// The goroutine that awaits it, if it may.
-    fn driver(self) -> Res<PyG> {
-        let Some((_, g)) = rt().current_goroutine() else {
+    fn driver(self, here: &Local) -> Res<PyG> {
+        let Some(g) = current_goroutine(here) else {
             self.head().state = State::Ended;
             return Err(runtime_error(&format!(
                 "{} must be awaited in a goroutine (gorun.go) or in an asyncio task: here runs neither",
@@ -470,7 +471,7 @@ fn reused(name: &str) -> Raised {
 
 /// The asyncio loop that runs on this thread, owned, if there is one. Costs a look into `sys.modules` until asyncio is
 /// imported.
-fn running_loop() -> Option<*mut PyObject> {
+fn running_loop(here: &Local) -> Option<*mut PyObject> {
     // Not a PyOnceLock: a fork in the middle of its first use would leave it in work for ever. Who comes twice at first
     // finds the same function.
     static GET: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
@@ -482,11 +483,11 @@ fn running_loop() -> Option<*mut PyObject> {
             let there = unsafe {
                 let modules = ffi::PyImport_GetModuleDict();
                 // While nothing was imported the last answer stands.
-                let (l, n) = (local(), ffi::PyDict_Size(modules));
-                if l.modules.get() == n {
+                let n = ffi::PyDict_Size(modules);
+                if here.modules.get() == n {
                     return None;
                 }
-                l.modules.set(n);
+                here.modules.set(n);
                 // Takes no lock on free-threaded builds, unlike PyDict_GetItem.
                 ffi::PyDict_Contains(modules, errors::name::ASYNCIO_EVENTS.get()) == 1
             };
@@ -520,7 +521,7 @@ fn running_loop() -> Option<*mut PyObject> {
 /// True if an asyncio loop runs on this thread.
 pub fn loop_runs_here() -> bool {
     // SAFETY: owned.
-    running_loop().is_some_and(|l| unsafe {
+    running_loop(local()).is_some_and(|l| unsafe {
         ffi::Py_DECREF(l);
         true
     })

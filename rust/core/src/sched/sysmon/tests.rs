@@ -63,10 +63,7 @@ fn a_p_is_taken_from_an_m_that_blocks_beside_work() {
     for _ in 0..5 {
         rt.look_around(&mut notes);
     }
-    assert!(
-        rt.in_body(rt.ps()[0]).is_some(),
-        "no M could go on with it"
-    );
+    assert!(rt.in_body(rt.ps()[0]).is_some(), "no M could go on with it");
     let idle = rt.model_m();
     rt.model_list(&idle);
     assert!(look(rt));
