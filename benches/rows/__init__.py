@@ -6,6 +6,7 @@ from harness.model import Row
 
 from . import (
     channels,
+    ctrlc,
     executors,
     functions,
     gosched,
@@ -37,6 +38,7 @@ ROWS: tuple[Row, ...] = (
     *channels.ROWS,
     *locks.ROWS,
     *threads.ROWS,
+    *ctrlc.ROWS,
     *scaling.ROWS,
     *executors.ROWS,
     mapjob.ROW,

@@ -9,11 +9,13 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import traceback
 import warnings
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,6 +38,10 @@ class _NoWait(threading.Event):
         return True
 
 
+_threads: WeakSet[threading.Thread] = WeakSet()
+"""The threads of Ms."""
+
+
 def start_thread(number: int) -> None:
     """Start the thread of M ``number``: a daemon, so that a blocked one never holds up the exit."""
     from gorun import _gorun
@@ -45,6 +51,20 @@ def start_thread(number: int) -> None:
     )
     vars(thread)["_started"] = _NoWait()
     thread.start()
+    _threads.add(thread)
+
+
+def join_threads(end: float) -> None:
+    """Wait until ``end`` (of ``time.monotonic``) for the threads of Ms that the runtime has stopped.
+
+    Such an M has left the extension, but its thread still runs the end of ``threading``'s own code,
+    and a tracer's. If the interpreter goes down meanwhile the thread hangs in there, maybe with a
+    lock of the interpreter's (free-threaded 3.13 under coverage.py: the exit then hangs too).
+    """
+    for thread in threading.enumerate():
+        if thread in _threads:
+            with contextlib.suppress(RuntimeError):  # asked for, and not started yet
+                thread.join(max(0.0, end - time.monotonic()))
 
 
 def m_started() -> None:

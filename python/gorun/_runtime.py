@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from gorun import _gorun, _settings
+from gorun import _gorun, _hooks, _settings
 from gorun._errors import Deadlock
 from gorun._gorun import Goroutine
 
@@ -394,7 +394,8 @@ def _at_exit() -> None:
     try:
         _cancel_all(lambda: max(0.0, end - time.monotonic()))
     finally:
-        _gorun._stop(max(0.05, end - time.monotonic()))
+        if _gorun._stop(max(0.05, end - time.monotonic())):
+            _hooks.join_threads(max(end, time.monotonic() + 0.05))
 
 
 def _install() -> None:

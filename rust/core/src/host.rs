@@ -30,8 +30,8 @@ pub trait Host: Sized + Send + Sync + 'static {
     fn now_ns() -> u64 {
         MonotonicClock.now_ns()
     }
-    /// True if only one M at a time runs bodies (a GIL build).
-    fn gil() -> bool;
+    /// True if only one M at a time runs bodies (a GIL build): whoever is attached is so alone.
+    const GIL: bool;
     /// Runs one step. `cancelled`: a cancel is pending and this is the moment to see it, if the body never began.
     fn resume(rt: &'static Runtime<Self>, m: &M<Self>, g: GRef<Self>, cancelled: bool) -> Outcome;
     /// Drops what the body and the latch hold: the last reference is gone. False if a new reference was made meanwhile

@@ -24,6 +24,8 @@ pub mod queue {
     pub use crossbeam_queue::SegQueue;
 }
 
+pub mod asym;
+
 #[cfg(loom)]
 mod standin;
 
@@ -74,6 +76,12 @@ impl<T> Lock<T> {
     /// Waits for the lock; never fails.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value, for somebody who has the lock to himself.
+    #[cfg(not(loom))]
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the lock if it is free.

@@ -279,9 +279,15 @@ impl<H: Host> Runtime<H> {
         self.start_error.lock().take()
     }
 
+    /// True if it runs, as far as is known: then `ensure_started` has nothing to do.
+    #[inline]
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
     /// Makes sure that the runtime runs. Attached. False if there is no M and none could be started.
     pub fn ensure_started(&'static self) -> bool {
-        if self.started.load(Ordering::Acquire) {
+        if self.is_started() {
             return true;
         }
         self.start_sysmon();
@@ -374,7 +380,7 @@ impl<H: Host> Runtime<H> {
                 let g = p.take_g(&self.pool);
                 self.prepare(g, p.next_id(&self.ids), 2);
                 (init.take().expect("once"))(&g);
-                g.waker.word.renew_runnable();
+                g.waker.word.renew_running();
                 m.ctl.created.add(1);
                 if p.runs.get() & 63 == 0 {
                     g.set_ready(self.now());
@@ -390,7 +396,7 @@ impl<H: Host> Runtime<H> {
         let g = self.pool.take();
         self.prepare(g, self.ids.fetch_add(1, Ordering::Relaxed), 2);
         (init.take().expect("not used above"))(&g);
-        g.waker.word.renew_runnable();
+        g.waker.word.renew_running();
         let n = self.created.fetch_add(1, Ordering::Relaxed);
         if n & 63 == 0 {
             g.set_ready(self.now());
@@ -412,7 +418,7 @@ impl<H: Host> Runtime<H> {
                 let g = self.pool.take();
                 self.prepare(g, base + i as u64, 2);
                 init(i, &g);
-                g.waker.word.renew_runnable();
+                g.waker.word.renew_running();
                 g
             })
             .collect();
@@ -424,8 +430,18 @@ impl<H: Host> Runtime<H> {
 
     /// A G that sleeps before its first step, until its ticket is fired. One reference, the runtime's.
     pub fn dormant(&'static self, flags: u8, init: impl FnOnce(&GRef<H>)) -> (GRef<H>, Ticket) {
+        self.dormant_with(1, flags, init)
+    }
+
+    /// As `dormant`, with so many references: one is the runtime's.
+    pub fn dormant_with(
+        &'static self,
+        refs: u32,
+        flags: u8,
+        init: impl FnOnce(&GRef<H>),
+    ) -> (GRef<H>, Ticket) {
         let g = self.vacant();
-        self.prepare(g, 0, 1);
+        self.prepare(g, 0, refs);
         g.flags.store(flags, Ordering::Relaxed);
         init(&g);
         g.waker.set_kind(Kind::Goroutine, WaitReason::Timer);
@@ -462,10 +478,14 @@ impl<H: Host> Runtime<H> {
         if g.flags.load(Ordering::Relaxed) & flag::INTERNAL == 0 {
             m.ctl.ended.add(1);
         }
-        g.waker.word.finish();
-        // Pairs with `join_fence`: either we see the latch, or its maker sees Done.
-        fence(Ordering::SeqCst);
-        if let Some(l) = g.latch() {
+        if G::<H>::ALONE {
+            // Joiners and cancellers are attached, as we are: they come before or after, not in between.
+            g.waker.word.finish_alone();
+        } else {
+            g.waker.word.finish();
+        }
+        // `finish` and this look pair with `join_fence`: either we see the latch, or its maker sees Done.
+        if let Some(l) = g.latch_at_end() {
             l.close(self);
         }
     }
@@ -473,6 +493,13 @@ impl<H: Host> Runtime<H> {
     /// Drops a reference from outside the loop; the last one frees. Attached.
     pub fn release(&'static self, g: GRef<H>) {
         if g.release() && self.clear(g) {
+            self.give(g);
+        }
+    }
+
+    /// Drops the runtime's reference and the caller's to a dormant G whose ticket the caller won. Attached.
+    pub fn release_dormant(&'static self, g: GRef<H>) {
+        if g.release_both() && self.clear(g) {
             self.give(g);
         }
     }
@@ -597,9 +624,7 @@ impl<H: Host> Runtime<H> {
     pub fn add_timer(&'static self, g: &G<H>, deadline: u64, ticket: Ticket) {
         let m = self.current_m();
         let p = m.and_then(|m| m.p.get()).unwrap_or_else(|| self.p(0));
-        let earliest = p
-            .shard
-            .add(p.id, deadline, &raw const g.waker, ticket, &g.timer);
+        let earliest = p.shard.add(p.id, deadline, &g.waker, ticket, &g.timer);
         if earliest {
             self.timer_added(deadline);
         }

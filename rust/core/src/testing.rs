@@ -11,13 +11,16 @@ use crate::timer::{Clock, MonotonicClock};
 pub mod chans;
 
 /// The host. Goroutines carry nothing and are never run.
-pub struct Bare;
+pub struct BareOf<const GIL: bool>;
+
+/// That of a free-threaded build: most tests.
+pub type Bare = BareOf<false>;
 
 /// Its runtime.
 pub type Rt = &'static Runtime<Bare>;
 
 thread_local! {
-    static CURRENT: Cell<*const M<Bare>> = const { Cell::new(null()) };
+    static CURRENT: Cell<*const ()> = const { Cell::new(null()) };
     static CLOCK: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
@@ -26,7 +29,7 @@ pub fn set_clock(ns: u64) {
     CLOCK.set(Some(ns));
 }
 
-impl Host for Bare {
+impl<const GIL: bool> Host for BareOf<GIL> {
     type Body = ();
     type Ext = u32;
 
@@ -34,20 +37,18 @@ impl Host for Bare {
         CLOCK.get().unwrap_or_else(|| MonotonicClock.now_ns())
     }
 
-    fn gil() -> bool {
-        false
-    }
+    const GIL: bool = GIL;
 
-    fn resume(_: Rt, _: &M<Self>, _: GRef<Self>, _: bool) -> Outcome {
+    fn resume(_: &'static Runtime<Self>, _: &M<Self>, _: GRef<Self>, _: bool) -> Outcome {
         unreachable!("no bodies")
     }
 
-    fn reset(_: Rt, g: GRef<Self>) -> bool {
+    fn reset(_: &'static Runtime<Self>, g: GRef<Self>) -> bool {
         drop(g.take_latch());
         true
     }
 
-    fn start_thread(_: Rt, _: u32) -> Result<(), String> {
+    fn start_thread(_: &'static Runtime<Self>, _: u32) -> Result<(), String> {
         Err("no threads here".into())
     }
 
@@ -56,16 +57,16 @@ impl Host for Bare {
     }
 
     fn current() -> *const M<Self> {
-        CURRENT.get()
+        CURRENT.get().cast()
     }
 
     fn set_current(m: *const M<Self>) {
-        CURRENT.set(m);
+        CURRENT.set(m.cast());
     }
 
-    fn m_started(_: Rt, _: u32) {}
+    fn m_started(_: &'static Runtime<Self>, _: u32) {}
 
-    fn m_stopping(_: Rt, _: u32) {}
+    fn m_stopping(_: &'static Runtime<Self>, _: u32) {}
 }
 
 /// A runtime without threads.

@@ -451,7 +451,7 @@ fn wait_round<A: Attempt, E>(
 
 /// The joiner's half of the hand-shake with `Runtime::finish`: after the latch is made, look at the state again.
 pub fn join_fence() {
-    // Pairs with the fence in `finish`: either the joiner sees Done, or the finisher sees the latch.
+    // Pairs with `StateWord::finish` and `G::latch_at_end`: either the joiner sees Done, or the finisher sees the latch.
     fence(Ordering::SeqCst);
 }
 

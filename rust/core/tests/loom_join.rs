@@ -22,7 +22,7 @@ fn wait<X>(rt: Rt<false>, latch: &Latch<X>, timeout: Option<Duration>) -> End {
 }
 
 /// A goroutine ends while the first joiner makes its latch: the joiner wakes up. It holds the last handle, so memory
-/// goes by the joiner's hand or by the runner's, whoever is later. Fails without the fence in `finish`, without
+/// goes by the joiner's hand or by the runner's, whoever is later. Fails without the fence in `latch_at_end`, without
 /// `join_fence`, or if the runtime gives its reference up before the latch is closed.
 #[test]
 fn join_against_finish() {

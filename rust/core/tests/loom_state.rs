@@ -197,7 +197,7 @@ fn fire_against_revoke() {
         assert_ne!(fired, stop.join().unwrap());
         assert_eq!(
             w.word.phase(),
-            if fired { Phase::Runnable } else { Phase::New }
+            if fired { Phase::Running } else { Phase::New }
         );
     });
 }

@@ -41,9 +41,10 @@ fn ready_against_retake() {
         let (g, p) = (rt.model_g(1), rt.ps()[0]);
         let m = rt.model_m();
         rt.acquire_p(&m);
+        let ctl = m.ctl;
         let sysmon = thread::spawn(move || {
-            let seen = p.owner.in_body();
-            if seen.is_some_and(|t| p.owner.retake(t)) {
+            let seen = p.owner.in_body(&ctl.seat);
+            if seen.is_some_and(|t| p.owner.retake(t, &ctl.seat)) {
                 rt.model_pass_on(p);
             }
         });

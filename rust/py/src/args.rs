@@ -139,6 +139,20 @@ pub fn sleep_time(o: *mut PyObject, what: &str) -> Res<Duration> {
     Ok(duration(s))
 }
 
+/// As `sleep_time`, in nanoseconds.
+pub fn sleep_nanos(o: *mut PyObject, what: &str) -> Res<u64> {
+    // SAFETY: attached, a valid object; a float if it says so.
+    unsafe {
+        if ffi::PyFloat_CheckExact(o) != 0 {
+            let s = ffi::PyFloat_AS_DOUBLE(o);
+            if (0.0..=LONGEST).contains(&s) {
+                return Ok((s * 1e9 + 0.5) as u64);
+            }
+        }
+    }
+    Ok(sleep_time(o, what)?.as_nanos() as u64) // at most LONGEST
+}
+
 /// The longest time-out that `threading` takes, in seconds.
 const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 
@@ -213,6 +227,41 @@ pub fn string(s: &str) -> Res<*mut PyObject> {
     let o =
         unsafe { ffi::PyUnicode_FromStringAndSize(s.as_ptr().cast(), s.len() as ffi::Py_ssize_t) };
     if o.is_null() { Err(Raised) } else { Ok(o) }
+}
+
+/// As `parse`, of the arguments of a class call. Borrowed references.
+///
+/// # Safety
+/// Attached; `args` and `kw` as `tp_new` got them.
+pub unsafe fn of_tuple<const N: usize>(
+    function: &str,
+    names: [&str; N],
+    args: *mut PyObject,
+    kw: *mut PyObject,
+) -> Res<[*mut PyObject; N]> {
+    // SAFETY: as promised; the values in the tuple of names lie behind the positional ones, as `parse` expects.
+    unsafe {
+        let n = ffi::PyTuple_GET_SIZE(args);
+        let mut all: Vec<_> = (0..n).map(|i| ffi::PyTuple_GET_ITEM(args, i)).collect();
+        let mut keys = Vec::new();
+        if !kw.is_null() {
+            let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+            while ffi::PyDict_Next(kw, &raw mut at, &raw mut key, &raw mut value) != 0 {
+                keys.push(key);
+                all.push(value);
+            }
+        }
+        let kwnames = ffi::PyTuple_New(keys.len() as ffi::Py_ssize_t);
+        if kwnames.is_null() {
+            return Err(Raised);
+        }
+        for (i, key) in keys.into_iter().enumerate() {
+            ffi::PyTuple_SET_ITEM(kwnames, i as ffi::Py_ssize_t, ffi::Py_NewRef(key));
+        }
+        let r = parse(function, names, N, all.as_ptr(), n, kwnames);
+        ffi::Py_DECREF(kwnames);
+        r
+    }
 }
 
 /// The one argument of a class call, by position or by name; null if it was not given. Borrowed.

@@ -232,7 +232,14 @@ pub unsafe fn clear_call(g: PyG) {
             go::unclaim((*b).what);
         }
         clear(&raw mut (*b).what);
-        for i in 0..INLINE {
+        // Each look at a slot costs: a coroutine that has not ended has no arguments, a call as many as it counts.
+        let used = match (*b).form {
+            _ if (*b).end.load(Ordering::Relaxed) != Ended::No as u8 => TRACE + 1,
+            Form::Coroutine => 0,
+            Form::Call => (*b).nargs as usize,
+            _ => INLINE,
+        };
+        for i in 0..used {
             clear(&raw mut (*b).args[i]);
         }
     }

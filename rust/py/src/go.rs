@@ -166,7 +166,17 @@ pub unsafe fn parts(
 }
 
 /// Makes sure that something will run it.
+#[inline]
 pub fn started() -> Res<Rt> {
+    let rt = rt();
+    if rt.is_started() && !finalizing() {
+        return Ok(rt);
+    }
+    start()
+}
+
+#[cold]
+fn start() -> Res<Rt> {
     if finalizing() {
         return Err(runtime_error(
             "gorun: no new goroutines while the interpreter goes down",

@@ -80,9 +80,7 @@ impl Host for Py {
     type Body = Body;
     type Ext = Ext;
 
-    fn gil() -> bool {
-        cfg!(not(Py_GIL_DISABLED))
-    }
+    const GIL: bool = cfg!(not(Py_GIL_DISABLED));
 
     fn resume(rt: Rt, m: &M<Self>, g: GRef<Self>, cancelled: bool) -> Outcome {
         drive::resume(rt, m, g, cancelled)
@@ -160,6 +158,8 @@ impl Host for Py {
         unsafe {
             crate::context::drop_scratch(crate::local::local());
             crate::ops::drop_spare();
+            crate::local::local().spare_handle.free();
+            crate::local::local().spare_timer.free();
             crate::context::drop_snapshot();
         }
     }

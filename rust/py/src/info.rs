@@ -13,7 +13,6 @@ use crate::site;
 pub fn state_name(g: PyG) -> &'static str {
     let blocked = g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0;
     match g.waker.word.phase() {
-        Phase::Runnable if !blocked => "runnable",
         Phase::Running if !blocked && !rt().is_on_an_m(g) => "runnable",
         Phase::Running if !blocked => "running",
         Phase::Parked if !blocked => "waiting",

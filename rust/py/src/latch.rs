@@ -28,6 +28,19 @@ pub fn fetched(_: Raised) -> PyErr {
 }
 
 impl PyLatch {
+    /// Counts one; what was left before.
+    fn count(&self) -> i64 {
+        if cfg!(Py_GIL_DISABLED) {
+            // AcqRel: what each did before `done` is seen by those who wake.
+            self.left.fetch_sub(1, Ordering::AcqRel)
+        } else {
+            // Everybody who comes here holds the GIL.
+            let n = self.left.load(Ordering::Relaxed);
+            self.left.store(n - 1, Ordering::Relaxed);
+            n
+        }
+    }
+
     /// The latch inside.
     ///
     /// # Safety
@@ -66,8 +79,7 @@ impl PyLatch {
 
     /// Counts one; the last one opens it.
     fn done(&self) -> PyResult<()> {
-        // AcqRel: what each did before `done` is seen by those who wake.
-        match self.left.fetch_sub(1, Ordering::AcqRel) {
+        match self.count() {
             1 => {
                 self.latch.close(rt());
                 Ok(())

@@ -3,10 +3,11 @@
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
-//! `probe` (sysmon's view of the interpreter), `site`, `args`, `errors`, `rawtype`.
+//! `probe` (sysmon's view of the interpreter), `site`, `brief`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
+mod brief;
 mod chan;
 mod context;
 mod deadlock;
@@ -116,6 +117,9 @@ fn _max_threads(n: u32) -> u32 {
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
     errors::look_up(py);
+    if std::env::var("GORUN_FENCES").is_ok_and(|v| v == "full") {
+        gorun_core::prim::asym::switch_off();
+    }
     rt().set_procs(procs);
     rt().set_max_threads(max_threads);
     context::set_up();
@@ -225,8 +229,6 @@ mod _gorun {
     use crate::scope::{_cancel_again, _shield_enter, _shield_exit, PyScope};
     #[pymodule_export]
     use crate::tick::{PyBeat, after};
-    #[pymodule_export]
-    use crate::timer::PyTimer;
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -257,6 +259,7 @@ mod _gorun {
                 .and_then(|()| ops::init())
                 .and_then(|()| chan::init())
                 .and_then(|()| mutex::init())
+                .and_then(|()| timer::init())
                 .and_then(|()| select::init())
                 .map_err(fetched)?;
             m.add(
@@ -268,6 +271,7 @@ mod _gorun {
                 ("RecvChan", &chan::RECV),
                 ("SendChan", &chan::SEND),
                 ("Mutex", &mutex::TYPE),
+                ("Timer", &timer::TYPE),
             ] {
                 m.add(name, Bound::from_borrowed_ptr(m.py(), t.get().cast()))?;
             }

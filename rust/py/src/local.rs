@@ -12,6 +12,7 @@ use pyo3::ffi::PyObject;
 use crate::context::{Scratch, Snapshot};
 use crate::drive::Intent;
 use crate::host::Py;
+use crate::rawtype::Spare;
 use crate::select::SelectWork;
 
 /// The values of one thread.
@@ -33,6 +34,10 @@ pub struct Local {
     pub spare_select: Cell<*mut SelectWork>,
     /// The last random number.
     pub random: Cell<u64>,
+    /// The memory of a dead handle: `go` without a use for its result allocates no object.
+    pub spare_handle: Spare,
+    /// The same of a Timer.
+    pub spare_timer: Spare,
     /// See `context.rs`.
     pub scratch: Cell<Scratch>,
     /// See `context.rs`.
@@ -55,6 +60,8 @@ thread_local! {
             random: Cell::new(0),
             #[cfg(Py_3_12)]
             spare_stop: Cell::new(null_mut()),
+            spare_handle: Spare::new(),
+            spare_timer: Spare::new(),
             scratch: Cell::new(Scratch::NONE),
             snapshot: Cell::new(Snapshot::NONE),
             last_site: Cell::new((0, 0, 0)),

@@ -3,7 +3,7 @@
 //!
 //! Invariant: `ready` runs once per type, at import, before any object of it is made.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
@@ -75,6 +75,76 @@ fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
 #[cfg(not(Py_GIL_DISABLED))]
 fn set_flags(t: &mut PyTypeObject, flags: std::ffi::c_ulong) {
     t.tp_flags = flags;
+}
+
+/// The object made anew in the memory of a dead one of the same type, which nobody else knows.
+///
+/// # Safety
+/// Attached.
+#[cfg(any(Py_GIL_DISABLED, Py_3_14))]
+pub unsafe fn again(dead: *mut PyObject, t: &StaticType) -> *mut PyObject {
+    // SAFETY: as promised.
+    unsafe { ffi::PyObject_Init(dead, t.get()) }
+}
+
+/// The object made anew in the memory of a dead one of the same type, which nobody else knows.
+///
+/// # Safety
+/// Attached.
+#[cfg(not(any(Py_GIL_DISABLED, Py_3_14)))]
+pub unsafe fn again(dead: *mut PyObject, t: &StaticType) -> *mut PyObject {
+    // As `Py_SET_REFCNT`: the type is still there, and static types are not counted. `PyObject_Init` is three calls.
+    // SAFETY: up to 3.13 the count is the first word of an object.
+    unsafe {
+        debug_assert_eq!(ffi::Py_TYPE(dead), t.get());
+        dead.cast::<ffi::Py_ssize_t>().write(1);
+    }
+    dead
+}
+
+/// The memory of one dead object that the collector sees, kept for the next of its type: what is made and dropped in a
+/// loop then allocates nothing, and does not count towards a collection. One per thread and type (`local.rs`).
+pub struct Spare(Cell<*mut PyObject>);
+
+impl Spare {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(Cell::new(null_mut()))
+    }
+
+    /// The object made anew, not tracked, its fields as the dead one left them.
+    ///
+    /// # Safety
+    /// Attached; what was given here was of this type.
+    pub unsafe fn take(&self, t: &StaticType) -> Option<*mut PyObject> {
+        let o = self.0.replace(null_mut());
+        // SAFETY: the memory of a dead object of this type.
+        (!o.is_null()).then(|| unsafe { again(o, t) })
+    }
+
+    /// Keeps the memory of a dead object, or frees it.
+    ///
+    /// # Safety
+    /// Attached, in the dealloc of `o`: not tracked, everything in it dropped.
+    pub unsafe fn give(&self, o: *mut PyObject) {
+        let before = self.0.replace(o);
+        if !before.is_null() {
+            // SAFETY: kept by an earlier call.
+            unsafe { ffi::PyObject_GC_Del(before.cast()) };
+        }
+    }
+
+    /// Frees what is kept: the thread ends.
+    ///
+    /// # Safety
+    /// Attached.
+    pub unsafe fn free(&self) {
+        let o = self.0.replace(null_mut());
+        if !o.is_null() {
+            // SAFETY: kept by `give`.
+            unsafe { ffi::PyObject_GC_Del(o.cast()) };
+        }
+    }
 }
 
 /// Puts a value where it is never freed.

@@ -7,7 +7,7 @@ use gorun_core::runtime::Runtime;
 use gorun_core::sched::{GRef, M};
 
 use crate::host::Py;
-use crate::local::local;
+use crate::local::{Local, local};
 
 /// The runtime over Python bodies.
 pub type Rt = &'static Runtime<Py>;
@@ -21,6 +21,17 @@ static FINALIZER: AtomicU32 = AtomicU32::new(0);
 /// The M of this thread, or null.
 pub fn current_m() -> *const M<Py> {
     local().m.get()
+}
+
+/// The M and the goroutine whose body runs on this thread, whose values are `here`: as `Runtime::current_goroutine`, without
+/// another look-up of them.
+pub fn current_goroutine(here: &Local) -> Option<(&'static M<Py>, PyG)> {
+    // SAFETY: set by `m_main` to a value that lives until it is reset to null, on this thread.
+    let m = unsafe { here.m.get().as_ref() }?;
+    if !std::ptr::eq(m.rt, rt()) {
+        return None;
+    }
+    Some((m, m.goroutine()?))
 }
 
 /// Sets the M of this thread.

@@ -355,12 +355,20 @@ impl<H: Host> G<H> {
         self.refs.store(n, Ordering::Relaxed);
     }
 
-    /// One more handle, by somebody who has one (or runs the G).
+    /// Counting is done attached only: on a GIL build by one thread at a time, which needs no locked instruction.
+    pub(crate) const ALONE: bool = H::GIL && !cfg!(loom);
+
+    /// One more handle, by somebody who has one (or runs the G). Attached.
     pub fn retain(&self) {
-        self.refs.fetch_add(1, Ordering::Relaxed);
+        if Self::ALONE {
+            let n = self.refs.load(Ordering::Relaxed);
+            self.refs.store(n + 1, Ordering::Relaxed);
+        } else {
+            self.refs.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// One more, by somebody who has none: false if the G is free (or about to be).
+    /// One more, by somebody who has none: false if the G is free (or about to be). Attached.
     #[must_use]
     pub fn try_retain(&self) -> bool {
         let more = |n| (n > 0).then_some(n + 1);
@@ -369,11 +377,28 @@ impl<H: Host> G<H> {
             .is_ok()
     }
 
-    /// One less; true if it was the last, whose holder must free the G.
+    /// One less; true if it was the last, whose holder must free the G. Attached.
     #[must_use]
     pub fn release(&self) -> bool {
+        if Self::ALONE {
+            let n = self.refs.load(Ordering::Relaxed) - 1;
+            self.refs.store(n, Ordering::Relaxed);
+            return n == 0;
+        }
         // AcqRel: everything done through other references happens before the freeing.
         self.refs.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Two less at once; true if they were the last.
+    #[must_use]
+    pub fn release_both(&self) -> bool {
+        if Self::ALONE {
+            let n = self.refs.load(Ordering::Relaxed) - 2;
+            self.refs.store(n, Ordering::Relaxed);
+            return n == 0;
+        }
+        // As in `release`.
+        self.refs.fetch_sub(2, Ordering::AcqRel) == 2
     }
 
     /// How many references there are now.
@@ -387,6 +412,15 @@ impl<H: Host> G<H> {
         unsafe { self.latch.load(Ordering::Acquire).as_ref() }
     }
 
+    /// As `latch`, after `finish`: either we see what a joiner made, or it sees Done.
+    pub fn latch_at_end(&self) -> Option<&Latch<H::Ext>> {
+        // loom takes a SeqCst load for an Acquire one: there the fence stands in for it.
+        #[cfg(loom)]
+        modelled::fence(Ordering::SeqCst);
+        // SAFETY: as in `latch`.
+        unsafe { self.latch.load(Ordering::SeqCst).as_ref() }
+    }
+
     /// The latch, made if there is none.
     pub fn latch_or_make(&self) -> &Latch<H::Ext> {
         if let Some(l) = self.latch() {
@@ -396,7 +430,7 @@ impl<H: Host> G<H> {
         match self.latch.compare_exchange(
             std::ptr::null_mut(),
             new,
-            Ordering::AcqRel,
+            Ordering::SeqCst, // before `join_fence`; see `latch_at_end`
             Ordering::Acquire,
         ) {
             // SAFETY: ours, published just now; lives as long as the G's life.

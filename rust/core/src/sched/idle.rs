@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::g::GRef;
 use super::m::{M, MCtl};
+use super::owner::Seat;
 use super::p::P;
 use super::queue::Packet;
 use crate::host::Host;
@@ -74,7 +75,7 @@ impl<H: Host> Runtime<H> {
             return;
         }
         let running = self.limit().saturating_sub(idle);
-        if H::gil() && running > 0 {
+        if H::GIL && running > 0 {
             // One M runs Python at a time; sysmon notices when that one stands still.
             self.sysmon.kick();
             return;
@@ -169,7 +170,7 @@ impl<H: Host> Runtime<H> {
     pub(crate) fn rest_p(&'static self, p: &'static P<H>) {
         let full = !p.is_empty();
         if full {
-            let token = p.owner.acquire();
+            let token = p.owner.acquire(&Seat::new());
             p.drain_to(&self.global);
             p.owner.release(token);
         }
@@ -320,7 +321,7 @@ impl<H: Host> Runtime<H> {
     /// A short look-out before the sleep, by one idle M at a time: what comes from outside a moment later needs no
     /// system call then. Not on GIL builds (whoever submits holds what we would need), nor on one CPU.
     fn spin(&'static self, ctl: &MCtl<H>) {
-        if H::gil() || self.procs() < 2 || self.spinning.swap(true, Ordering::Relaxed) {
+        if H::GIL || self.procs() < 2 || self.spinning.swap(true, Ordering::Relaxed) {
             return;
         }
         H::detached(|| {

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::g::{G, GRef};
-use super::owner::Token;
+use super::owner::{Seat, Token};
 use super::p::{Count, P};
 use super::probe::Probe;
 use crate::host::{Host, Outcome};
@@ -24,6 +24,8 @@ pub struct MCtl<H: Host> {
     pub id: u32,
     /// Where it sleeps.
     pub parker: Parker,
+    /// Where it stands towards the P that it holds.
+    pub seat: Seat,
     /// The P it was handed (id + 1), or 0. The release of the giver pairs with the acquire of the M.
     pub next_p: modelled::AtomicU32,
     /// Between being woken with a P and running: sysmon wakes no other meanwhile.
@@ -47,6 +49,7 @@ impl<H: Host> MCtl<H> {
         Self {
             id,
             parker: Parker::new(),
+            seat: Seat::new(),
             next_p: modelled::AtomicU32::new(0),
             attaching: AtomicBool::new(false),
             without_p: AtomicBool::new(false),
@@ -112,7 +115,7 @@ impl<H: Host> M<H> {
     /// Body to Sched; false if the P is gone (then the mode is None).
     pub(crate) fn enter(&self) -> bool {
         let Some(p) = self.p.get() else { return false };
-        if p.owner.enter(self.token.get()) {
+        if p.owner.enter(self.token.get(), &self.ctl.seat) {
             self.mode.set(Mode::Sched);
             true
         } else {
@@ -126,13 +129,13 @@ impl<H: Host> M<H> {
     pub(crate) fn leave(&self) {
         if let Some(p) = self.p.get() {
             self.mode.set(Mode::Body);
-            p.owner.leave(self.token.get());
+            p.owner.leave(self.token.get(), &self.ctl.seat);
         }
     }
 
     /// Takes hold of an idle P that is this M's by hand-over or from the idle list.
     pub(crate) fn hold(&self, p: &'static P<H>) {
-        let token = p.owner.acquire();
+        let token = p.owner.acquire(&self.ctl.seat);
         p.m.store(self.ctl.id, Ordering::Relaxed);
         p.preempt.store(false, Ordering::Relaxed);
         self.token.set(token);

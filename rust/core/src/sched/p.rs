@@ -9,15 +9,13 @@
 use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crossbeam_deque::{Stealer, Worker};
-
-use super::g::{G, GRef};
+use super::g::GRef;
 use super::owner::OwnerWord;
 use super::pool::{BATCH, Pool};
 use super::queue::{self, Global, Packet};
+use super::runq::RunQueue;
 use super::timers::Shard;
 use crate::host::Host;
-use crate::prim::atomic as modelled;
 use crate::trace::{self, Entry, Event, Ring};
 
 /// Goroutine numbers are taken in blocks.
@@ -48,9 +46,7 @@ pub struct P<H: Host> {
     pub owner: OwnerWord,
     /// The M that holds it, for sysmon and lists.
     pub m: AtomicU32,
-    runq: UnsafeCell<Worker<GRef<H>>>,
-    stealer: Stealer<GRef<H>>,
-    runnext: modelled::AtomicPtr<G<H>>,
+    runq: RunQueue<H>,
     cache: UnsafeCell<Vec<GRef<H>>>,
     /// Stands for all cells: in a model run, touching it shows two holders.
     #[cfg(loom)]
@@ -89,14 +85,11 @@ unsafe impl<H: Host> Send for P<H> {}
 impl<H: Host> P<H> {
     /// A resting P.
     pub fn new(id: u32, now: u64) -> Self {
-        let runq = Worker::new_fifo();
         Self {
             id,
             owner: OwnerWord::new(),
             m: AtomicU32::new(u32::MAX),
-            stealer: runq.stealer(),
-            runq: UnsafeCell::new(runq),
-            runnext: modelled::AtomicPtr::new(std::ptr::null_mut()),
+            runq: RunQueue::new(),
             #[cfg(loom)]
             mine: loom::cell::UnsafeCell::new(()),
             cache: UnsafeCell::new(Vec::with_capacity(2 * BATCH)),
@@ -129,26 +122,14 @@ impl<H: Host> P<H> {
         self.mine.with_mut(|_| ());
     }
 
-    fn runq(&self) -> &Worker<GRef<H>> {
+    fn runq(&self) -> &RunQueue<H> {
         self.mine();
-        // SAFETY: only the owner in mode Sched calls the methods that use it (their docs say so), and takes `&`.
-        unsafe { &*self.runq.get() }
+        &self.runq
     }
 
     /// Puts `g` into `runnext`; what was there goes to the queue. Executed only by the owner.
     pub fn push_next(&self, g: GRef<H>) {
-        self.mine();
-        // Release: a thief of runnext (`steal_next`) sees what was written to the G before. Only the owner fills the slot,
-        // so one that it finds empty stays so, and a thief that comes now takes nothing or `g`.
-        if self.runnext.load(Ordering::Relaxed).is_null() {
-            self.runnext.store(g.as_ptr(), Ordering::Release);
-            return;
-        }
-        let old = self.runnext.swap(g.as_ptr(), Ordering::AcqRel);
-        if !old.is_null() {
-            // SAFETY: put there by `push_next`.
-            self.push_back(unsafe { GRef::from_ptr(old) });
-        }
+        self.runq().push_next(g);
     }
 
     /// Appends `g`. Executed only by the owner.
@@ -157,22 +138,12 @@ impl<H: Host> P<H> {
     /// flood travel through two queues; measured here (free-threaded, P = 2) that cost 1.4 to 1.8 times the time of a
     /// spawn. Thieves take what they need from here, so a bound would gain nothing.
     pub fn push_back(&self, g: GRef<H>) {
-        self.runq().push(g);
+        self.runq().push_back(g);
     }
 
     /// Takes `runnext`. Executed only by the owner.
     pub fn pop_next(&self) -> Option<GRef<H>> {
-        self.mine();
-        if self.runnext.load(Ordering::Relaxed).is_null() {
-            return None;
-        }
-        self.take_next()
-    }
-
-    fn take_next(&self) -> Option<GRef<H>> {
-        let g = self.runnext.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        // SAFETY: put there by `push_next`.
-        (!g.is_null()).then(|| unsafe { GRef::from_ptr(g) })
+        self.runq().take_next()
     }
 
     /// Takes the oldest of the queue. Executed only by the owner.
@@ -182,6 +153,7 @@ impl<H: Host> P<H> {
 
     /// Moves everything to the global queue. Executed only by the owner.
     pub fn drain_to(&self, global: &Global<H>) {
+        let _aside = self.runq.aside();
         let all: Vec<_> = self
             .pop_next()
             .into_iter()
@@ -194,37 +166,29 @@ impl<H: Host> P<H> {
 
     /// Takes half of the queue over to `thief`, which must be held by the caller. Can be executed by any M.
     pub fn steal_into(&self, thief: &P<H>) -> Option<GRef<H>> {
-        loop {
-            match self
-                .stealer
-                .steal_batch_with_limit_and_pop(thief.runq(), queue::BATCH)
-            {
-                crossbeam_deque::Steal::Success(g) => return Some(g),
-                crossbeam_deque::Steal::Empty => return None,
-                crossbeam_deque::Steal::Retry => std::hint::spin_loop(),
-            }
-        }
+        self.runq.steal_into(thief.runq())
     }
 
     /// Takes a `runnext` that was left standing. Can be executed by any M; only when sysmon called the P stealable.
     pub fn steal_next(&self) -> Option<GRef<H>> {
-        self.take_next()
+        let _aside = self.runq.aside();
+        self.runq.take_next()
     }
 
     /// How many wait in the queue, `runnext` included. Can be executed by anybody; a guess unless by the owner.
     pub fn len(&self) -> usize {
-        self.stealer.len() + usize::from(!self.runnext.load(Ordering::Acquire).is_null())
+        self.runq.len()
     }
 
     /// True if nothing waits here, to the same precision.
     pub fn is_empty(&self) -> bool {
-        self.runnext.load(Ordering::Acquire).is_null() && self.stealer.is_empty()
+        self.runq.is_empty()
     }
 
     /// True if there is something that thieves may take from a P that is held: not a `runnext` that will be run at once.
     /// Two that hand a value to and fro by a channel (one is always `runnext`) are slower on two cores than on one.
     pub fn has_spoils(&self) -> bool {
-        !self.stealer.is_empty() || !self.brisk.load(Ordering::Relaxed) && !self.is_empty()
+        self.runq.queued() > 0 || !self.brisk.load(Ordering::Relaxed) && !self.is_empty()
     }
 
     /// Records an event, if recording is on. Executed only by the holder.

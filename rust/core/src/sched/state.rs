@@ -1,7 +1,9 @@
 //! The state word: one atomic that decides everything about a waiter (a goroutine, or a thread that waits).
 //!
 //! Invariants:
-//! - Whoever moves PARKED to RUNNABLE (`fire` or `cancel` answering `Wake`) owns the waiter and must wake it, once.
+//! - Whoever moves PARKED to RUNNING (`fire` or `cancel` answering `Wake`) owns the waiter and must wake it, once.
+//!   Between that and its first instruction it lies in a run queue; the word does not tell, lists ask whether an M runs
+//!   it. That saves the M a read-modify-write for each goroutine that it takes from a queue.
 //! - A wait ends by exactly one compare-and-swap: ready, time-out and cancel race for the ARMED bit and one wins.
 //! - A ticket names one wait. It only grows, also when the memory is used again, so a late waker with an old ticket
 //!   loses: memory of waiters is type-stable (see `pool.rs`), hence a late look is never a wild one.
@@ -12,10 +14,9 @@ use crate::prim::atomic::{AtomicU64, Ordering};
 
 const PHASE: u64 = 0b111;
 const NEW: u64 = 0;
-const RUNNABLE: u64 = 1;
-const RUNNING: u64 = 2;
-const PARKED: u64 = 3;
-const DONE: u64 = 4;
+const RUNNING: u64 = 1;
+const PARKED: u64 = 2;
+const DONE: u64 = 3;
 /// A wait is registered and undecided.
 const ARMED: u64 = 1 << 3;
 /// The armed wait may be ended by a cancel.
@@ -34,9 +35,7 @@ const TICKET_ONE: u64 = 1 << TICKET_SHIFT;
 pub enum Phase {
     /// Never started, or free.
     New,
-    /// In a run queue.
-    Runnable,
-    /// An M runs it, or it has yielded and lies in a run queue (or it is a thread that does not wait).
+    /// An M runs it, or it lies in a run queue (or it is a thread that does not wait).
     Running,
     /// Off its M until somebody fires.
     Parked,
@@ -121,7 +120,7 @@ impl StateWord {
     }
 
     // All transitions are AcqRel read-modify-writes: whatever the last owner wrote (frame, outcome, verdict data) is
-    // seen by the next. Each pairs with the transition that follows it in the order New/Runnable/Running/Parked.
+    // seen by the next. Each pairs with the transition that follows it, or with the queue that it travels through.
 
     fn update(&self, mut f: impl FnMut(u64) -> u64) -> u64 {
         let mut old = self.0.load(Ordering::Relaxed);
@@ -140,7 +139,6 @@ impl StateWord {
     /// What the waiter is doing.
     pub fn phase(&self) -> Phase {
         match self.0.load(Ordering::Acquire) & PHASE {
-            RUNNABLE => Phase::Runnable,
             RUNNING => Phase::Running,
             PARKED => Phase::Parked,
             DONE => Phase::Done,
@@ -148,20 +146,11 @@ impl StateWord {
         }
     }
 
-    /// Makes freshly allocated memory ready for use: phase Runnable, all flags off, the ticket one higher.
+    /// Makes freshly allocated memory ready for use: phase Running, all flags off, the ticket one higher.
     /// Only by the allocator's caller, before anybody else knows the waiter.
-    pub fn renew_runnable(&self) {
-        self.renew(RUNNABLE);
-    }
-
-    /// As `renew_runnable`, in phase Running: for threads.
     pub fn renew_running(&self) {
-        self.renew(RUNNING);
-    }
-
-    fn renew(&self, phase: u64) {
         let ticket = self.0.load(Ordering::Relaxed) >> TICKET_SHIFT;
-        self.overwrite(((ticket + 1) << TICKET_SHIFT) | phase);
+        self.overwrite(((ticket + 1) << TICKET_SHIFT) | RUNNING);
     }
 
     /// A plain store will do for the new owner: late wakers with old tickets only ever compare.
@@ -173,7 +162,7 @@ impl StateWord {
         self.0.swap(word, Ordering::Release);
     }
 
-    /// As `renew_runnable`, but dormant: parked and armed before its first step, until fired (timers, foreign wakers).
+    /// As `renew_running`, but dormant: parked and armed before its first step, until fired (timers, foreign wakers).
     pub fn renew_dormant(&self) -> Ticket {
         let ticket = (self.0.load(Ordering::Relaxed) >> TICKET_SHIFT) + 1;
         self.overwrite((ticket << TICKET_SHIFT) | PARKED | ARMED);
@@ -190,21 +179,37 @@ impl StateWord {
         won
     }
 
-    /// Runnable to Running: by the M that took it from a queue. One that yielded is Running already: a yield leaves the
-    /// word alone, which saves two read-modify-writes per switch. True if a cancel is pending.
+    /// By the M that took it from a queue: true if a cancel is pending.
     pub fn start(&self) -> bool {
-        let mut old = self.0.load(Ordering::Acquire);
-        if old & PHASE == RUNNABLE {
-            old = self.0.fetch_add(RUNNING - RUNNABLE, Ordering::AcqRel);
-        }
-        old & PENDING != 0
+        let w = self.0.load(Ordering::Acquire);
+        debug_assert_eq!(w & PHASE, RUNNING);
+        w & PENDING != 0
     }
 
     /// Running to Done. True if an undelivered cancel was still pending.
     pub fn finish(&self) -> bool {
-        let old = self.update(|w| (w & !(PHASE | PENDING | ARMED)) | DONE);
+        let mut old = self.0.load(Ordering::Relaxed);
+        // SeqCst: `Runtime::finish` looks for a latch next, and its maker looks here (`wait::join_fence`).
+        while let Err(now) =
+            self.0
+                .compare_exchange_weak(old, Self::done(old), Ordering::SeqCst, Ordering::Relaxed)
+        {
+            old = now;
+        }
         debug_assert_eq!(old & PHASE, RUNNING);
         old & PENDING != 0
+    }
+
+    /// As `finish`, where nobody else changes the word now: who cancels would need the interpreter lock that the caller
+    /// holds, and who fires loses anyway.
+    pub fn finish_alone(&self) {
+        let old = self.0.load(Ordering::Relaxed);
+        debug_assert_eq!(old & PHASE, RUNNING);
+        self.overwrite(Self::done(old));
+    }
+
+    fn done(word: u64) -> u64 {
+        (word & !(PHASE | PENDING | ARMED)) | DONE
     }
 
     /// Begins a wait. `cuttable`: a cancel may end it, and a pending one is delivered instead of waiting.
@@ -275,7 +280,7 @@ impl StateWord {
             let w = (w & !(ARMED | CUT | VERDICT)) | ((verdict as u64) << VERDICT_SHIFT);
             if w & PHASE == PARKED {
                 end = Fire::Wake;
-                w - (PARKED - RUNNABLE)
+                w - (PARKED - RUNNING)
             } else {
                 end = Fire::Noted;
                 w
@@ -301,7 +306,7 @@ impl StateWord {
                     (w & !(ARMED | CUT | VERDICT)) | ((Verdict::Cancel as u64) << VERDICT_SHIFT);
                 if w & PHASE == PARKED {
                     end = Cancel::Wake;
-                    w - (PARKED - RUNNABLE)
+                    w - (PARKED - RUNNING)
                 } else {
                     end = Cancel::Set;
                     w

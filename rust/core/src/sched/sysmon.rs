@@ -13,6 +13,7 @@ use super::owner::Token;
 use super::p::P;
 use super::probe::Verdict;
 use crate::host::Host;
+use crate::prim::asym;
 use crate::prim::atomic::{AtomicU32, Ordering, fence};
 use crate::prim::{futex_wait, futex_wake};
 use crate::runtime::Runtime;
@@ -132,6 +133,7 @@ impl<H: Host> Runtime<H> {
     }
 
     fn watch(&'static self) {
+        asym::set_up();
         // SAFETY: sets the slack of this thread's timers: naps of 50 us would be 100.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
         self.sysmon.tid.store(super::m::gettid(), Ordering::Relaxed);
@@ -220,7 +222,7 @@ impl<H: Host> Runtime<H> {
             let note = &mut notes[p.id as usize];
             waiting |= !p.is_empty();
             let counts = p.id < limit;
-            let Some(token) = p.owner.in_body() else {
+            let Some(token) = self.in_body(p) else {
                 note.since = now;
                 all_held_long &= !counts;
                 continue;
@@ -229,7 +231,7 @@ impl<H: Host> Runtime<H> {
             if runs != note.runs || token != note.token {
                 let mean = now.saturating_sub(note.since) / runs.wrapping_sub(note.runs).max(1);
                 p.stealable
-                    .store(!H::gil() && mean >= LONG_TASK_NS, Ordering::Relaxed);
+                    .store(!H::GIL && mean >= LONG_TASK_NS, Ordering::Relaxed);
                 p.brisk.store(mean < LONG_NEXT_NS, Ordering::Relaxed);
                 *note = Note {
                     runs,
@@ -273,7 +275,7 @@ impl<H: Host> Runtime<H> {
         if verdict == Verdict::Blocked && !self.somebody_attaches() && self.m_for_handoff() {
             // Before it is taken: the M says that it is over as soon as it has noticed.
             ctl.without_p.store(true, Ordering::Relaxed);
-            if !p.owner.retake(token) {
+            if !p.owner.retake(token, &ctl.seat) {
                 ctl.without_p.store(false, Ordering::Relaxed);
                 return false;
             }
@@ -289,6 +291,16 @@ impl<H: Host> Runtime<H> {
         }
         // Anything but "blocked" by a thread that waits for the interpreter: look again soon.
         verdict == Verdict::Maybe
+    }
+
+    /// The acquisition under which a body runs on `p` now, if one does.
+    pub(crate) fn in_body(&self, p: &P<H>) -> Option<Token> {
+        let id = p.m.load(Ordering::Relaxed);
+        if id == u32::MAX {
+            return None;
+        }
+        // If that is old news, its seat names another acquisition.
+        p.owner.in_body(&self.m_ctl(id).seat)
     }
 
     fn forget_probe(&self, p: &P<H>) {
@@ -329,7 +341,7 @@ impl<H: Host> Runtime<H> {
             return false;
         }
         let outside =
-            !self.global.is_empty() && (!H::gil() || self.all_ps().all(|p| self.may_steal(p)));
+            !self.global.is_empty() && (!H::GIL || self.all_ps().all(|p| self.may_steal(p)));
         if outside || self.has_work_in_queues() {
             return self.wake_one();
         }

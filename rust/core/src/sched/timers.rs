@@ -6,6 +6,7 @@
 //! - What fires here flips states and collects goroutines to be queued; it runs detached as well as attached.
 
 use std::cell::Cell;
+use std::ptr::NonNull;
 
 use super::g::{GRef, TimerSlot, Waker};
 use super::state::{Fire, Ticket, Verdict};
@@ -16,7 +17,8 @@ use crate::timer::Wheel;
 
 /// What a timer ends.
 pub struct TimerRef {
-    waker: *const Waker,
+    /// Never null, which makes an entry 8 bytes smaller.
+    waker: NonNull<Waker>,
     ticket: Ticket,
 }
 
@@ -67,11 +69,12 @@ impl Shard {
         &self,
         id: u32,
         deadline: u64,
-        waker: *const Waker,
+        waker: &Waker,
         ticket: Ticket,
         slot: &Cell<TimerSlot>,
     ) -> bool {
         let mut wheel = self.wheel.lock();
+        let waker = NonNull::from(waker);
         let key = wheel.insert(deadline, TimerRef { waker, ticket });
         slot.set(TimerSlot { shard: id, key });
         // Not the deadline itself, which is rounded up to a tick: whoever got up for it would find nothing yet.
@@ -100,9 +103,9 @@ impl Shard {
         let mut wheel = self.wheel.lock();
         wheel.advance(now, |t| {
             // SAFETY: the entry was still in the wheel, so its owner is still inside the wait (file head).
-            if unsafe { (*t.waker).word.fire(t.ticket, Verdict::Timeout) } == Fire::Wake {
+            if unsafe { t.waker.as_ref().word.fire(t.ticket, Verdict::Timeout) } == Fire::Wake {
                 // SAFETY: only goroutines have timer entries: threads time their own sleep.
-                out.push(unsafe { GRef::from_waker(t.waker) });
+                out.push(unsafe { GRef::from_waker(t.waker.as_ptr()) });
             }
         });
         self.next.store(next_of(&wheel), Ordering::Release);

@@ -40,9 +40,7 @@ impl<const GIL: bool> Host for Model<GIL> {
         CLOCK.get()
     }
 
-    fn gil() -> bool {
-        GIL
-    }
+    const GIL: bool = GIL;
 
     fn resume(_: Rt<GIL>, _: &M<Self>, _: GRef<Self>, _: bool) -> Outcome {
         unreachable!("models run no bodies")

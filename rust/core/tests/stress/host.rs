@@ -66,9 +66,7 @@ impl<const GIL: bool> Host for Test<GIL> {
     type Body = Option<Box<Task<GIL>>>;
     type Ext = ();
 
-    fn gil() -> bool {
-        GIL
-    }
+    const GIL: bool = GIL;
 
     fn resume(rt: Rt<GIL>, m: &M<Self>, g: Gr<GIL>, cancelled: bool) -> Outcome {
         if g.flags.load(Ordering::Relaxed) & flag::TIMER != 0 {

@@ -16,9 +16,7 @@ impl Host for Threads {
     type Body = ();
     type Ext = ();
 
-    fn gil() -> bool {
-        false
-    }
+    const GIL: bool = false;
 
     fn resume(_: Rt, _: &M<Self>, _: GRef<Self>, _: bool) -> Outcome {
         unreachable!("no goroutines")

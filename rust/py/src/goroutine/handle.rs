@@ -2,7 +2,9 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(Py_GIL_DISABLED)]
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use gorun_core::sched::Phase;
 use pyo3::ffi::{self, PyObject};
@@ -10,9 +12,11 @@ use pyo3::ffi::{self, PyObject};
 use super::{Handle, TYPE, callbacks, is_done, of};
 use crate::body::Ended;
 use crate::errors::aside;
+use crate::local::local;
 use crate::rt::{PyG, rt};
 
 /// Those who read `Body::handle` and try to own what they found. A dying handle waits for them to leave.
+#[cfg(Py_GIL_DISABLED)]
 static UPGRADING: AtomicU32 = AtomicU32::new(0);
 
 /// A handle without a goroutine: for `adopt`. Null with the error set.
@@ -20,9 +24,12 @@ static UPGRADING: AtomicU32 = AtomicU32::new(0);
 /// # Safety
 /// Attached.
 pub unsafe fn alloc() -> *mut PyObject {
-    // SAFETY: the type is ready.
+    // SAFETY: the type is ready; a spare handle is the memory of a dead one.
     unsafe {
-        let h = ffi::PyObject_GC_New::<Handle>(TYPE.get());
+        let h: *mut Handle = match local().spare_handle.take(&TYPE) {
+            Some(h) => h.cast(),
+            None => ffi::PyObject_GC_New(TYPE.get()),
+        };
         if !h.is_null() {
             (*h).g = null_mut();
             (*h).weakrefs = null_mut();
@@ -40,7 +47,8 @@ pub unsafe fn adopt(h: *mut PyObject, g: PyG) {
     // SAFETY: by the caller's promise.
     unsafe {
         (*h.cast::<Handle>()).g = g.as_ptr();
-        (*g.body.get()).handle.store(h, Ordering::SeqCst);
+        // Release: who reads it elsewhere finds a whole handle.
+        (*g.body.get()).handle.store(h, Ordering::Release);
     }
 }
 
@@ -51,12 +59,8 @@ pub unsafe fn adopt(h: *mut PyObject, g: PyG) {
 pub unsafe fn handle(g: PyG) -> *mut PyObject {
     // SAFETY: as promised; the pointer is used only between the two counts, while a dying handle waits.
     unsafe {
-        let slot = &(*g.body.get()).handle;
-        UPGRADING.fetch_add(1, Ordering::SeqCst);
-        let h = slot.load(Ordering::SeqCst);
-        let owned = !h.is_null() && try_incref(h);
-        UPGRADING.fetch_sub(1, Ordering::Release);
-        if owned {
+        let h = own_handle(&(*g.body.get()).handle);
+        if !h.is_null() {
             return h;
         }
         let h = alloc();
@@ -72,11 +76,37 @@ pub unsafe fn handle(g: PyG) -> *mut PyObject {
 #[cfg(not(Py_GIL_DISABLED))]
 unsafe fn enable_try_incref(_h: *mut PyObject) {}
 
+/// The handle in the slot, owned, or null.
 #[cfg(not(Py_GIL_DISABLED))]
-unsafe fn try_incref(h: *mut PyObject) -> bool {
+unsafe fn own_handle(slot: &AtomicPtr<PyObject>) -> *mut PyObject {
     // SAFETY: under the GIL a handle that is still in its slot is alive: its dealloc empties the slot first.
-    unsafe { ffi::Py_INCREF(h) };
-    true
+    unsafe { ffi::Py_XNewRef(slot.load(Ordering::Relaxed)) }
+}
+
+/// `h` dies: nobody finds it in its slot any more.
+#[cfg(not(Py_GIL_DISABLED))]
+fn vacate(slot: &AtomicPtr<PyObject>, h: *mut PyObject) {
+    if slot.load(Ordering::Relaxed) == h {
+        slot.store(null_mut(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(Py_GIL_DISABLED)]
+unsafe fn own_handle(slot: &AtomicPtr<PyObject>) -> *mut PyObject {
+    UPGRADING.fetch_add(1, Ordering::SeqCst);
+    let h = slot.load(Ordering::SeqCst);
+    // SAFETY: a dying handle waits while we are counted.
+    let owned = !h.is_null() && unsafe { try_incref(h) };
+    UPGRADING.fetch_sub(1, Ordering::Release);
+    if owned { h } else { null_mut() }
+}
+
+#[cfg(Py_GIL_DISABLED)]
+fn vacate(slot: &AtomicPtr<PyObject>, h: *mut PyObject) {
+    let _ = slot.compare_exchange(h, null_mut(), Ordering::SeqCst, Ordering::Relaxed);
+    while UPGRADING.load(Ordering::SeqCst) != 0 {
+        std::hint::spin_loop();
+    }
 }
 
 #[cfg(all(Py_GIL_DISABLED, Py_3_14))]
@@ -167,14 +197,10 @@ pub(super) unsafe extern "C" fn dealloc(h: *mut PyObject) {
         }
         if !(*handle).g.is_null() {
             let g = of(h);
-            let slot = &(*g.body.get()).handle;
-            let _ = slot.compare_exchange(h, null_mut(), Ordering::SeqCst, Ordering::Relaxed);
-            while UPGRADING.load(Ordering::SeqCst) != 0 {
-                std::hint::spin_loop();
-            }
+            vacate(&(*g.body.get()).handle, h);
             rt().release(g);
         }
-        ffi::PyObject_GC_Del(h.cast());
+        local().spare_handle.give(h);
     }
 }
 

@@ -36,15 +36,15 @@ use gorun_core::wait::Begun;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
-use crate::args::{parse, sleep_time};
+use crate::args::{parse, sleep_nanos};
 use crate::body::Form;
 use crate::drive::{Intent, intend};
 use crate::errors::{self, Raised, Res, attached, guard, runtime_error};
 use crate::goroutine;
 use crate::host::Py;
 use crate::local::{Local, local};
-use crate::rawtype::StaticType;
-use crate::rt::{PyG, rt};
+use crate::rawtype::{StaticType, again};
+use crate::rt::{PyG, current_goroutine, rt};
 use crate::select::SelectWork;
 use crate::work::{Job, Work, none};
 
@@ -129,19 +129,6 @@ fn nanos(limit: Option<Duration>) -> u64 {
     })
 }
 
-/// A freed operation as a new object of the type that it had.
-unsafe fn again(spare: *mut PyObject) -> *mut PyObject {
-    // SAFETY: memory of such an object, which nobody knows. On GIL builds the count is all that dying has changed; a
-    // free-threaded one has more in the head.
-    unsafe {
-        #[cfg(not(Py_GIL_DISABLED))]
-        (&raw mut (*spare).ob_refcnt).cast::<isize>().write(1);
-        #[cfg(Py_GIL_DISABLED)]
-        ffi::PyObject_Init(spare, ffi::Py_TYPE(spare));
-        spare
-    }
-}
-
 /// A sleep of so many nanoseconds; 0 is a yield.
 fn make_plain(ns: u64) -> Res<*mut PyObject> {
     // SAFETY: attached; the type is ready.
@@ -150,7 +137,7 @@ fn make_plain(ns: u64) -> Res<*mut PyObject> {
         let op: *mut Head = if spare.is_null() {
             ffi::PyObject_New::<Head>(PLAIN.get())
         } else {
-            again(spare).cast()
+            again(spare, &PLAIN).cast()
         };
         if op.is_null() {
             return Err(Raised);
@@ -170,7 +157,7 @@ pub fn make(make_work: impl FnOnce() -> Work, limit: Option<Duration>) -> Res<*m
         let op: *mut Full = if spare.is_null() {
             ffi::PyObject_GC_New::<Full>(WORKING.get())
         } else {
-            again(spare).cast()
+            again(spare, &WORKING).cast()
         };
         if op.is_null() {
             return Err(Raised);
@@ -209,7 +196,7 @@ pub unsafe extern "C" fn sleep_async(
                 "sleep_async() needs a number of seconds",
             ));
         }
-        make_plain(nanos(Some(sleep_time(s, "seconds")?)))
+        make_plain(sleep_nanos(s, "seconds")?)
     })
 }
 
@@ -486,13 +473,14 @@ impl Op {
     fn step(self) -> Res<Step> {
         match self.head().state {
             State::New => {
-                if let Some(l) = running_loop() {
+                let here = local();
+                if let Some(l) = running_loop(here) {
                     let r = self.start_in_task(l);
                     // SAFETY: owned by us.
                     unsafe { ffi::Py_DECREF(l) };
                     return r;
                 }
-                let (m, g) = self.driver()?;
+                let (m, g) = self.driver(here)?;
                 self.start(m, g)
             }
             State::Yielding => self.outcome(self.head().found).map(Step::Return),
@@ -520,8 +508,8 @@ impl Op {
 
     /// The goroutine that awaits it, if it may.
     #[inline]
-    fn driver(self) -> Res<(&'static M<Py>, PyG)> {
-        let Some((m, g)) = rt().current_goroutine() else {
+    fn driver(self, here: &Local) -> Res<(&'static M<Py>, PyG)> {
+        let Some((m, g)) = current_goroutine(here) else {
             self.head().state = State::Ended;
             return Err(runtime_error(&format!(
                 "{} must be awaited in a goroutine (gorun.go) or in an asyncio task: here runs neither",
@@ -552,11 +540,11 @@ fn reused(name: &str) -> Raised {
 /// The asyncio loop that runs on this thread, owned, if there is one. Costs a look at the size of `sys.modules` until
 /// asyncio is imported.
 #[inline]
-fn running_loop() -> Option<*mut PyObject> {
-    if modules_unchanged(local()) {
+fn running_loop(here: &Local) -> Option<*mut PyObject> {
+    if modules_unchanged(here) {
         None
     } else {
-        look_for_loop()
+        look_for_loop(here)
     }
 }
 
@@ -580,7 +568,7 @@ static GET: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
 static MODULES: AtomicPtr<PyObject> = AtomicPtr::new(null_mut());
 
 #[inline(never)]
-fn look_for_loop() -> Option<*mut PyObject> {
+fn look_for_loop(here: &Local) -> Option<*mut PyObject> {
     let py = attached();
     let get = match GET.load(Ordering::Acquire) {
         g if !g.is_null() => g,
@@ -589,11 +577,11 @@ fn look_for_loop() -> Option<*mut PyObject> {
             let there = unsafe {
                 let modules = ffi::PyImport_GetModuleDict();
                 // While nothing was imported the last answer stands.
-                let (l, n) = (local(), ffi::PyDict_Size(modules));
-                if l.modules.get() == n {
+                let n = ffi::PyDict_Size(modules);
+                if here.modules.get() == n {
                     return None;
                 }
-                l.modules.set(n);
+                here.modules.set(n);
                 MODULES.store(modules, Ordering::Relaxed);
                 // Takes no lock on free-threaded builds, unlike PyDict_GetItem.
                 ffi::PyDict_Contains(modules, errors::name::ASYNCIO_EVENTS.get()) == 1
@@ -628,7 +616,7 @@ fn look_for_loop() -> Option<*mut PyObject> {
 /// True if an asyncio loop runs on this thread.
 pub fn loop_runs_here() -> bool {
     // SAFETY: owned.
-    running_loop().is_some_and(|l| unsafe {
+    running_loop(local()).is_some_and(|l| unsafe {
         ffi::Py_DECREF(l);
         true
     })

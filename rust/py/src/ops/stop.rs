@@ -12,7 +12,7 @@ use pyo3::ffi::{self, PyObject, PyStopIterationObject};
 use crate::body::clear;
 use crate::errors::{Raised, Res};
 use crate::local::local;
-use crate::rawtype::StaticType;
+use crate::rawtype::{StaticType, again};
 
 static STOP: StaticType = StaticType::new();
 
@@ -24,7 +24,7 @@ pub(super) fn stop(value: *mut PyObject) {
         let exc = if spare.is_null() {
             ffi::PyType_GenericAlloc(STOP.get(), 0)
         } else {
-            super::again(spare)
+            again(spare, &STOP)
         };
         if exc.is_null() {
             ffi::Py_DECREF(value);

@@ -17,7 +17,7 @@ fn a_wait_ends_by_the_first_who_fires() {
     assert_eq!(w.park(), Park::Parked);
     assert_eq!(w.phase(), Phase::Parked);
     assert_eq!(w.fire(t, Verdict::Timeout), Fire::Wake);
-    assert_eq!(w.phase(), Phase::Runnable);
+    assert_eq!(w.phase(), Phase::Running);
     assert_eq!(w.fire(t, Verdict::Ready), Fire::Lost);
     assert_eq!(w.cancel(), Cancel::Set, "too late for this wait");
     assert!(w.start(), "and due now");
@@ -43,7 +43,7 @@ fn an_old_ticket_does_nothing() {
     let new = w.arm(true).unwrap();
     assert_eq!(w.fire(old, Verdict::Ready), Fire::Lost);
     w.finish();
-    w.renew_runnable();
+    w.renew_running();
     assert_eq!(w.fire(new, Verdict::Ready), Fire::Lost);
     let dormant = w.renew_dormant();
     assert!(!w.revoke(new));
@@ -102,7 +102,7 @@ fn the_end_takes_everything_off() {
     assert_eq!(w.phase(), Phase::Done);
     assert_eq!(w.cancel(), Cancel::Ended);
     assert_eq!(w.fire(t, Verdict::Ready), Fire::Lost);
-    w.renew_runnable();
+    w.renew_running();
     assert!(!w.start(), "the next life knows nothing of it");
     assert!(!w.finish());
 }
@@ -161,7 +161,7 @@ impl Plain {
         (self.armed, self.cut, self.verdict) = (false, false, Some(v));
         let parked = self.phase == Phase::Parked;
         if parked {
-            self.phase = Phase::Runnable;
+            self.phase = Phase::Running;
         }
         parked
     }
@@ -239,10 +239,7 @@ fn the_word_is_its_fields() {
                     };
                     assert_eq!(w.cancel(), expect);
                 }
-                8 if matches!(p.phase, Phase::Runnable | Phase::Running) => {
-                    p.phase = Phase::Running;
-                    assert_eq!(w.start(), p.pending);
-                }
+                8 if p.phase == Phase::Running => assert_eq!(w.start(), p.pending),
                 9 if p.phase == Phase::Running => {
                     w.disarm();
                     p.pending |= p.verdict == Some(Verdict::Cancel);

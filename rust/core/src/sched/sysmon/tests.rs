@@ -51,7 +51,7 @@ fn look(rt: Rt) -> bool {
     let mut notes = Vec::new();
     (0..2000).any(|_| {
         std::thread::sleep(Duration::from_millis(1));
-        rt.look_around(&mut notes) && rt.ps().iter().all(|p| p.owner.in_body().is_none())
+        rt.look_around(&mut notes) && rt.ps().iter().all(|p| rt.in_body(p).is_none())
     })
 }
 
@@ -63,10 +63,7 @@ fn a_p_is_taken_from_an_m_that_blocks_beside_work() {
     for _ in 0..5 {
         rt.look_around(&mut notes);
     }
-    assert!(
-        rt.ps()[0].owner.in_body().is_some(),
-        "no M could go on with it"
-    );
+    assert!(rt.in_body(rt.ps()[0]).is_some(), "no M could go on with it");
     let idle = rt.model_m();
     rt.model_list(&idle);
     assert!(look(rt));
