@@ -24,7 +24,10 @@ pub(super) fn stop(value: *mut PyObject) {
         let exc = if spare.is_null() {
             ffi::PyType_GenericAlloc(STOP.get(), 0)
         } else {
-            again(spare, &STOP)
+            let exc = again(spare, &STOP);
+            // Who catches it by hand has it in a cycle at once: by its traceback, his frame.
+            ffi::PyObject_GC_Track(exc.cast());
+            exc
         };
         if exc.is_null() {
             ffi::Py_DECREF(value);
