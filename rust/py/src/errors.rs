@@ -216,7 +216,11 @@ fn put_back(exc: *mut PyObject) {
 pub fn restore(exc: *mut PyObject, trace: *mut PyObject) -> Raised {
     // SAFETY: attached; both are alive, and the setter takes a traceback or None.
     unsafe {
-        let trace = if trace.is_null() { ffi::Py_None() } else { trace };
+        let trace = if trace.is_null() {
+            ffi::Py_None()
+        } else {
+            trace
+        };
         ffi::PyException_SetTraceback(exc, trace);
         put_back(ffi::Py_NewRef(exc));
     }
