@@ -348,7 +348,7 @@ def test_no_alarm_while_there_is(case: str) -> None:
     - threads: the kernel is not asked how many there are; Ms whose goroutine runs are counted as asleep;
     - time-outs of threads: `set_for_ever(true)`;
     - timers: `nothing_to_do` does not look at the wheels;
-    - handlers: `_is_handled` says False, or takes any handler of SIGINT for the default one.
+    - handlers: `is_handled` says false, or takes any handler of SIGINT for the default one.
     """
     run(f"{BEFORE[case]}\nassert ch.recv() == 1\n")
 
@@ -388,7 +388,7 @@ def test_it_can_be_turned_off() -> None:
 
 
 def test_handlers_that_are_none() -> None:
-    """Ignored signals, and the default handler of SIGINT, are no obstacle. Mutation: `_is_handled` without them."""
+    """Ignored signals, and the default handler of SIGINT, are no obstacle. Mutation: `is_handled` without them."""
     script = """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -402,27 +402,51 @@ def test_handlers_that_are_none() -> None:
 
 
 def test_ctrl_c_in_the_middle_of_it() -> None:
-    """It comes while Python is asked, or while the text is made: it is raised, and nobody is cut.
-
-    Mutations: `turn` takes an error for no; `report` puts it into the text.
-    """
+    """It comes while the text is made: it is raised, and nobody is cut. Mutation: `report` puts it into the text."""
     script = """
     t = threading.Thread(target=ch.recv)
     t.start()
     def interrupt(*args):
         os.kill(os.getpid(), signal.SIGINT)
-    for module, name in (signal, 'valid_signals'), (sys, '_current_frames'):
-        usual = getattr(module, name)
-        setattr(module, name, interrupt)
-        try:
-            Chan().recv()
-        except KeyboardInterrupt:
-            print(name)
-        setattr(module, name, usual)
+    usual, sys._current_frames = sys._current_frames, interrupt
+    try:
+        Chan().recv()
+    except KeyboardInterrupt:
+        print('Ctrl-C')
+    sys._current_frames = usual
     ch.send(1)
     t.join()
     """
-    assert run(script) == "valid_signals\n_current_frames"
+    assert run(script) == "Ctrl-C"
+
+
+def test_a_look_runs_no_python() -> None:
+    """So it cannot fail, nor be seen, in a wait that ends well: at the limit of recursion, with `signal` patched, with
+    a profiler's hook. Mutation: `is_handled` calls `signal.getsignal`.
+    """
+    script = """
+    def fails(*args):
+        raise ValueError
+    signal.getsignal = signal.valid_signals = fails
+    def deepest(n):
+        try:
+            return deepest(n + 1)
+        except RecursionError:
+            return n
+    def deep(n):
+        return deep(n - 1) if n else ch.recv()
+    started = threading.Thread(target=later, args=(ch.send, 1))
+    started.start()
+    sys.setprofile(lambda frame, event, arg: seen.append(frame.f_code.co_filename))
+    seen = []
+    got = ch.recv()
+    sys.setprofile(None)
+    assert got == 1 and set(seen) == {'<string>'}, seen
+    started = threading.Thread(target=later, args=(ch.send, 2))
+    started.start()
+    assert deep(deepest(0) - 1) == 2
+    """
+    run(script)
 
 
 def test_the_alarm_after_an_obstacle_has_gone() -> None:

@@ -1,13 +1,11 @@
-"""What a deadlock needs of Python: what stands against one, and the text of its error.
+"""The text of a deadlock's error.
 
 When the main thread looks, and how: ``rust/py/src/deadlock.rs``. Why there is no false alarm:
-``rust/core/src/sched/quiet.rs``. Both functions are called by the main thread, between two rounds of
-its wait.
+``rust/core/src/sched/quiet.rs``. ``describe`` is called by the main thread, when its wait is over.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import traceback
@@ -17,22 +15,6 @@ from gorun._runtime import goroutines
 
 _MOST = 1000
 """So many goroutines are shown."""
-
-
-def _is_handled(number: signal.Signals) -> bool:
-    handler = signal.getsignal(number)
-    if number == signal.SIGINT and handler is signal.default_int_handler:
-        return False
-    return callable(handler)
-
-
-def possible() -> bool:
-    """Whether nothing that only Python knows of could still wake somebody.
-
-    That is a signal handler, other than the default one for SIGINT. Threads and timers (and with them
-    jobs and time-outs) are the core's to see.
-    """
-    return not any(map(_is_handled, signal.valid_signals()))
 
 
 def _of_threads(waits: list[tuple[int, str]]) -> str:

@@ -33,7 +33,7 @@ fn check(rt: Rt, watch: &mut Watch) -> Res<Next> {
     if unsafe { ffi::PyErr_CheckSignals() } != 0 {
         return Err(Raised);
     }
-    watch.turn(rt)
+    Ok(watch.turn(rt))
 }
 
 /// The wait was ended because nothing can happen any more.

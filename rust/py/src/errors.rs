@@ -48,7 +48,6 @@ lazies! {
         partial_send = "PartialSend",
         deadlock = "Deadlock";
     "gorun._deadlock":
-        possible = "possible",
         describe = "describe";
     "gorun._selected":
         selected = "Selected";
@@ -62,6 +61,9 @@ lazies! {
         bridge = "asyncio_wait",
         end_child = "end_child",
         foreign = "foreign_awaitable";
+    "_signal":
+        getsignal = "getsignal",
+        default_int_handler = "default_int_handler";
     "threading":
         threading_dict = "__dict__";
 }

@@ -16,9 +16,10 @@
 //! | sysmon | always, except while it is `at_work` |
 //! | any other | never: it computes, or waits for something that we do not know |
 //!
-//! *The look* (`stuck`): (1) note who is asleep, by which ticket, and the counters; (2) ask the kernel how many threads the
-//! process has; (3) note everything again. Stuck is: both notes are the same, all wheels and queues were empty, and the
-//! kernel counts as many threads as the notes. Call the moment of (2) T.
+//! *The look* (`stuck`): (0) read the sum of `runs`; (1) note who is asleep, by which ticket, and the works; (2) ask the
+//! kernel how many threads the process has; (3) note everything again; (4) read the sum and the queues once more. Stuck
+//! is: both notes and both sums are the same, all wheels and queues were empty all three times, and the kernel counts as
+//! many threads as the notes. Call the moment of (2) T.
 //!
 //! *Why there is no false alarm.*
 //! - A thread that sleeps by a ticket in both notes slept at T: a ticket is used for one wait only. Whoever fired it before
@@ -27,7 +28,9 @@
 //!   counts until it is gone, and nobody who is asleep starts one. So a thread that is about to call us, that returns from
 //!   us, that Python does not know, or that waits for something else makes the count too high.
 //! - An idle M that left the list and came back between the notes ran a step, and the sum of `runs` differs; or it found
-//!   nothing, and nothing has happened. An M that has a goroutine in hand is in no list.
+//!   nothing, and nothing has happened. An M that has a goroutine in hand is in no list. The sums frame the notes: else a
+//!   step that began after the list of (1) was read, and ended before that of (3), would be under way at T unseen, and
+//!   what it leaves in a wheel or a queue would come too late for the notes. Hence (4).
 //! - What sysmon and idle Ms do beside that (firing timers, moving queues, errands that call Python) is inside `begin_work`
 //!   and `end_work`: a note is not taken in between, and both notes have the same count of works begun. So nothing is in
 //!   somebody's hands, out of a wheel and not in a queue yet, unseen.
@@ -51,7 +54,7 @@
 use std::cell::RefCell;
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use super::g::{GRef, Waker};
 use super::state::{Fire, Ticket, Verdict};
@@ -111,7 +114,6 @@ struct Sleeper {
 #[derive(PartialEq, Eq)]
 struct Note {
     asleep: Vec<Sleeper>,
-    runs: u64,
     begun: u64,
 }
 
@@ -195,8 +197,12 @@ impl<H: Host> Runtime<H> {
             && self.all_ps().all(|p| p.is_empty())
     }
 
-    /// None if somebody is awake, or something is to be done.
-    fn note(&self) -> Option<Note> {
+    fn all_runs(&self) -> u64 {
+        self.all_ps().map(|p| p.runs.get()).sum()
+    }
+
+    /// None if somebody is awake, or something is to be done. `listed` is called when the idle Ms have been noted.
+    fn note(&self, listed: impl FnOnce()) -> Option<Note> {
         // In this order: see the file head. What is at work ends before it is noted as ended.
         let ended = self.quiet.ended.load(Ordering::SeqCst);
         let begun = self.quiet.begun.load(Ordering::SeqCst);
@@ -221,6 +227,7 @@ impl<H: Host> Runtime<H> {
                     .map(|c| plain(c.tid.load(Ordering::Relaxed))),
             );
         }
+        listed();
         for c in self.ctls() {
             let g = c.g.load(Ordering::Acquire);
             if g.is_null() {
@@ -248,20 +255,27 @@ impl<H: Host> Runtime<H> {
         }
         asleep.extend(self.sysmon.tid().map(plain));
         asleep.sort_unstable();
-        Some(Note {
-            asleep,
-            // After the list of idle Ms: what they ran before they came into it is counted.
-            runs: self.all_ps().map(|p| p.runs.get()).sum(),
-            begun,
-        })
+        Some(Note { asleep, begun })
     }
 
     /// True if nothing can happen any more: see the file head. By a thread that is parked with no end of its wait.
     pub(crate) fn stuck(&self) -> bool {
-        let Some(note) = self.note() else {
+        self.stuck_if(|| ())
+    }
+
+    /// `stuck`, with a place for tests: what happens in the middle of each note.
+    fn stuck_if(&self, mut meanwhile: impl FnMut()) -> bool {
+        let runs = self.all_runs();
+        // The sum is read before everything else.
+        fence(Ordering::Acquire);
+        let Some(note) = self.note(&mut meanwhile) else {
             return false;
         };
-        if threads() != Some(note.asleep.len()) || self.note().as_ref() != Some(&note) {
+        if threads() != Some(note.asleep.len()) || self.note(meanwhile).as_ref() != Some(&note) {
+            return false;
+        }
+        // After the lists of idle Ms: what they ran and left behind before they came into one is seen.
+        if self.all_runs() != runs || !self.nothing_to_do() {
             return false;
         }
         let known = |tid| note.asleep.binary_search_by_key(&tid, |s| s.tid).is_ok();

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::*;
-use crate::sched::{Packet, WaitReason};
+use crate::sched::{Packet, Park, WaitReason};
 use crate::testing::{Rt, in_child, rt};
 use crate::wait::{End, Latch, Next, block};
 
@@ -102,12 +102,64 @@ fn what_is_under_way_is_seen() {
 fn a_note_of_before_a_work_is_not_one_of_after_it() {
     in_child(|| {
         let rt = rt(1);
-        let before = rt.note();
+        let before = rt.note(|| ());
         rt.begin_work();
-        let during = rt.note().is_none();
+        let during = rt.note(|| ()).is_none();
         rt.end_work();
-        during && before.is_some() && before != rt.note()
+        during && before.is_some() && before != rt.note(|| ())
     });
+}
+
+/// Has this thread count as asleep for ever, as one that looks does.
+fn fall_asleep(rt: Rt) {
+    let w: &'static Waker = Box::leak(Box::new(Waker::new()));
+    w.word.renew_running();
+    w.set_for_ever(true);
+    w.word.arm(false).unwrap();
+    assert_eq!(w.word.park_held(), Park::Parked);
+    rt.quiet.sit(rt.epoch(), w);
+}
+
+/// A step may be under way at the kernel's count if it began after the first list of idle Ms, and is over before the second.
+/// Mutations: the first sum is read after the note; `nothing_to_do` is not asked at the end.
+#[test]
+fn what_an_idle_m_does_meanwhile_is_seen() {
+    /// What it does in the middle of a note, by the note's number.
+    type Act = fn(Rt, usize);
+    let cases: [(&str, Act); 3] = [
+        ("a step", |rt, n| {
+            if n == 0 {
+                rt.p(0).runs.add(1);
+            }
+        }),
+        ("a queue", |rt, n| {
+            if n == 1 {
+                rt.global.push(Packet::One(rt.model_g(1)));
+            }
+        }),
+        ("a timer", |rt, n| {
+            if n == 1 {
+                let (g, ticket) = rt.dormant(0, |_| ());
+                rt.add_timer(&g, u64::MAX - 1, ticket);
+            }
+        }),
+    ];
+    for (what, act) in cases {
+        in_child(|| {
+            let rt = rt(1);
+            fall_asleep(rt);
+            let alone = rt.stuck();
+            let mut n = 0;
+            let stuck = rt.stuck_if(|| {
+                act(rt, n);
+                n += 1;
+            });
+            if stuck || n != 2 {
+                eprintln!("{what}: {stuck}, {n} notes");
+            }
+            alone && !stuck && n == 2
+        });
+    }
 }
 
 /// Threads that wait with us are no obstacle, and are cut; one that does anything else is, whoever it is.
@@ -208,11 +260,7 @@ fn nobody_is_counted_twice() {
         ticket: None,
         cut: false,
     };
-    let note = |asleep| Note {
-        asleep,
-        runs: 0,
-        begun: 0,
-    };
+    let note = |asleep| Note { asleep, begun: 0 };
     let none = std::ptr::null();
     assert!(
         note(vec![
