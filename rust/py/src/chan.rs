@@ -397,7 +397,7 @@ impl Job for ChanWork {
         let side = match self.form {
             Form::Send => Side::Send,
             Form::SendMany(_) => {
-                if self.advance() {
+                if self.attempt()? {
                     return Ok(Begun::Happened);
                 }
                 let Some((waker, ticket)) = arm() else {
