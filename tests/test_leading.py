@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures._base import LOGGER
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from tests import _child
 
 from gorun import Executor
 from gorun._proc import lead
+from gorun._proc.crew import Crew
+from gorun._proc.pool import Pool, _Call
 
 pytestmark = pytest.mark.no_matrix
 
@@ -257,3 +262,234 @@ def test_sigint_is_held_and_given_back() -> None:
         assert not lead.hold()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_other_signals_are_held_too() -> None:
+    """Every handler is called after, whatever the others raise. Mutation: `_call` without `finally`."""
+    calls: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1)
+
+    def note(number: int, frame: object) -> None:
+        calls.append(number)
+        raise LookupError(number)
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        assert lead.hold()
+        for number in (*numbers, *numbers):
+            signal.raise_signal(number)
+        assert calls == []
+        with pytest.raises(LookupError):
+            lead.let_go()
+        assert sorted(calls) == sorted(numbers)
+        assert all(signal.getsignal(number) is note for number in numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("what", ["other.result(30)", "1 / 0"], ids=["waits", "raises"])
+def test_handlers_at_any_moment_of_a_wait(what: str) -> None:
+    """One that waits for an answer gets it; what one raises breaks nothing.
+
+    Mutation: `hold` of SIGINT only.
+    """
+    script = f"""
+        import random
+        hits = n = 0
+        def handler(number, frame):
+            global hits
+            hits += 1
+            {what}
+        signal.signal(signal.SIGALRM, handler)
+        with gorun.Executor(1, on="process") as executor:
+            executor.submit(abs, 1).result()
+            while hits < 500:
+                other = executor.submit(abs, -1)
+                future = executor.submit(abs, -n)
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
+                    assert future.result(30) == n
+                    time.sleep(0.001)
+                except ZeroDivisionError:
+                    pass
+                assert future.result(30) == n
+                n += 1
+        print("good")
+    """
+    assert _child.run(script).out.split() == ["good"]
+
+
+def test_who_is_thrown_out_leads_no_more(executor: Executor) -> None:
+    """An exception of a signal handler, after whatever call of `help`, leaves nobody leading.
+
+    Mutation: the end of `help` in a function.
+    """
+    lead, code = leader(executor), Crew.help.__code__
+    thrown, at = True, 0
+    while thrown:
+        thrown, left = False, at
+        future = executor.submit(abs, -at)
+
+        def throw(frame: FrameType, event: str, _: object) -> None:
+            nonlocal thrown, left
+            caller = frame.f_back if event == "call" else frame
+            if event in ("call", "c_return") and caller and caller.f_code is code:
+                left -= 1
+                if left < 0 and not thrown:
+                    thrown = True
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(throw)
+            future.result(LONG)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert lead.who is None
+        free: list[bool] = []
+
+        def look(free: list[bool] = free) -> None:
+            if lead.free.acquire(blocking=False):
+                lead.free.release()
+                free.append(True)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert free
+        assert future.result(LONG) == at
+        at += 1
+    assert at > 3
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), 1e-300 - 1])
+def test_who_only_looks_does_not_lead(
+    executor: Executor, tmp_path: Path, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the thread would park, and who looks again and again would see nothing.
+
+    Mutation: `_wait` calls `help` all the same.
+    """
+    future = executor.submit(waits_for, str(tmp_path / "go"))
+    with monkeypatch.context() as patch:
+        patch.setattr(leader(executor), "free", None)
+        with pytest.raises(FutureTimeout):
+            future.result(timeout)
+        with pytest.raises(FutureTimeout):
+            future.exception(timeout)
+    (tmp_path / "go").touch()
+    assert future.result(LONG) is None
+
+
+def test_as_long_as_a_lock_can_wait(executor: Executor) -> None:
+    """And no longer: as in the standard library. Mutation: `serve` without its `min`."""
+    assert executor.submit(time.sleep, 0.01).result(threading.TIMEOUT_MAX) is None
+    future = executor.submit(time.sleep, 0.5)
+    with pytest.raises(OverflowError):
+        future.result(float("inf"))
+    assert future.result(1e7) is None
+
+
+def test_a_leader_whose_signal_handler_cancels(executor: Executor, tmp_path: Path) -> None:
+    """It comes out at once, and not with the next answer.
+
+    Mutation: `changed` is nothing to the leader's own thread.
+    """
+    held = executor.submit(waits_for, str(tmp_path / "go"))
+    executor.submit(abs, 1)
+    future = executor.submit(abs, 2)
+    over, seen = threading.Event(), []
+
+    def interrupt() -> None:
+        until(lambda: leader(executor).who is future)
+        time.sleep(0.05)  # until it waits
+        os.kill(os.getpid(), signal.SIGUSR1)
+        seen.append(over.wait(LONG / 2))
+        (tmp_path / "go").touch()
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: future.cancel())
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        with pytest.raises(CancelledError):
+            future.result(LONG)
+        over.set()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [True]
+    held.result(LONG)
+
+
+def test_a_callback_that_exits_ends_nothing(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, as other errors of callbacks are; the calls go on.
+
+    Mutation: `_tell` lets it pass.
+    """
+
+    logged: list[str] = []
+    monkeypatch.setattr(LOGGER, "exception", lambda text, *_: logged.append(text))
+
+    def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    future = executor.submit(waits_for, str(tmp_path / "go"))
+    future.add_done_callback(leave)
+    seen = in_thread(future)
+    until(lambda: leader(executor).who is future)
+    (tmp_path / "go").touch()
+    assert seen.result(LONG) is None
+    called = threading.Event()
+    executor.submit(abs, 1).add_done_callback(lambda _: called.set())
+    assert called.wait(LONG)
+    assert logged == ["exception calling callback for %r"]
+
+
+def test_first_calls_of_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start one thread of the pool. Mutation: `background` without `submit`'s lock."""
+    made: list[object] = []
+
+    class Slow(threading.Thread):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+            time.sleep(0.05)  # the others come meanwhile
+
+    with Executor(1, on="process") as executor:
+        futures: list[Future[int]] = []
+        threads = [
+            threading.Thread(target=lambda: futures.append(executor.submit(abs, -3)))
+            for _ in range(4)
+        ]
+        monkeypatch.setattr(threading, "Thread", Slow)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [future.result(LONG) for future in futures] == [3] * 4
+    assert len(made) == 1
+
+
+def test_answers_that_come_while_a_pool_fails() -> None:
+    """A leader may take a call away between two steps of `_fail_all`.
+
+    Mutation: `_known[number]` there.
+    """
+    pool = Pool(1)
+    calls = pool._calls
+
+    def begin() -> bool:
+        calls._known.pop(2)
+        return True
+
+    for number in (1, 2):
+        calls._known[number] = _Call(abs, (1,), {}, begin, lambda *_: None, None)
+    calls._fail_all(RuntimeError("broken"))
+    assert len(calls._told) == 1
+    assert not calls._known
+    pool.shutdown()

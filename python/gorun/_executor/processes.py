@@ -24,10 +24,11 @@ import weakref
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import InvalidStateError
-from concurrent.futures._base import PENDING, RUNNING
+from concurrent.futures._base import LOGGER, PENDING, RUNNING
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from contextlib import suppress
 from functools import partial
+from threading import TIMEOUT_MAX
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from gorun._errors import WorkerDied
@@ -79,6 +80,8 @@ class ProcessFuture(Future[T]):
         if timeout is None:
             pool.help(self, self._is_done, None)
             return None
+        if not 0 < timeout <= TIMEOUT_MAX:  # the base knows what to do with it
+            return timeout
         limit = time.monotonic() + timeout
         pool.help(self, self._is_done, timeout)
         return max(0.0, limit - time.monotonic())
@@ -103,11 +106,21 @@ class ProcessFuture(Future[T]):
         with self._lock:
             if not self.is_plain:
                 return False
-            self._tell(value, error)
+            self._take(value, error)
             return True
 
     def _tell(self, value: Any, error: BaseException | None) -> None:
-        """Takes the outcome."""
+        """Takes the outcome, where somebody else may be waiting for it with the pool."""
+        team = self._team
+        assert team is not None
+        try:
+            self._take(value, error)
+        except BaseException:  # of a callback: Exceptions do not come here
+            LOGGER.exception("exception calling callback for %r", self)
+        finally:
+            team.pool.changed(self)
+
+    def _take(self, value: Any, error: BaseException | None) -> None:
         team, self._team = self._team, None
         assert team is not None
         team.out.discard(self)
@@ -116,7 +129,6 @@ class ProcessFuture(Future[T]):
                 self.set_result(value)
             else:
                 self.set_exception(_told(error, error is team.pool.broken))
-        team.pool.changed(self)
 
 
 class ProcessTeam:

@@ -36,6 +36,7 @@ import select
 import sys
 import threading
 import time
+from _thread import get_ident
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -193,7 +194,7 @@ class Crew:
             left = max(0.0, due - _clock())
             timeout = left if timeout is None else min(timeout, left)
         try:
-            events = self._poll.poll(-1 if timeout is None else timeout)
+            events = self._poll.poll(-1 if timeout is None else min(timeout, 1e6))
         except (ValueError, OSError):  # it was closed meanwhile
             return
         held = hold()
@@ -257,13 +258,12 @@ class Crew:
     def help(self, who: object, done: Callable[[], bool], timeout: float | None) -> None:
         """Leads until `done`, or for `timeout` seconds; returns early where that cannot be."""
         lead, limit = self.lead, None if timeout is None else _clock() + timeout
-        before = lead.who if lead.is_mine else None  # we are in a signal handler of the leader
+        leads, before = False, None
         try:
-            if before is not None:
-                lead.who = who
-            elif not lead.take(who):
+            if not lead.free.acquire(blocking=False):
                 return
-            left = None
+            leads, before = True, lead.who  # that is of who is interrupted by our signal handler
+            lead.thread, lead.lately, lead.who, left = get_ident(), True, who, None
             while not (done() or self.ended or self.broken is not None):
                 if limit is not None and (left := limit - _clock()) <= 0:
                     return
@@ -271,14 +271,17 @@ class Crew:
         except RuntimeError:
             if self._pid == os.getpid() and not warm.is_over():
                 raise
-        finally:
-            if before is not None:
+        finally:  # up to the release no Python is called: no handler comes in between
+            if leads:
                 lead.who = before
+            try:  # noqa: SIM105 - suppress() is such a call
+                lead.free.release()  # also where a handler raised as soon as we had it
+            except RuntimeError:
+                pass
+            if before is not None:
                 self.wake()
-            else:
-                lead.leave()
-                if self._client.is_busy():
-                    lead.unpark()
+            elif leads and self._client.is_busy():
+                lead.unpark()
 
     def end(self) -> None:
         """Ends it, from anywhere; takes no more, kills who is busy."""

@@ -4,8 +4,9 @@ A pool needs a thread, as nobody may be waiting. But where the caller of `Future
 costs two wake-ups more than the answer itself, and the interpreter has to change threads twice.
 
 Protocol
-- One caller at a time leads (`take`, `leave`): it waits for the workers itself (`Crew.serve`), until
-  the answer that it wants is there. Others that wait do so on their future, as ever.
+- One caller at a time leads (`Crew.help`; it holds `free`): it waits for the workers itself
+  (`Crew.serve`), until the answer that it wants is there. Others that wait do so on their future, as
+  ever, and so do those that only look (no time to wait): the thread would park for nothing.
 - Meanwhile, and until PARK seconds have passed without a leader, the thread is parked: it looks again
   every PARK seconds. A leader that leaves calls behind wakes it at once, and so does who has something
   for it.
@@ -16,12 +17,13 @@ Protocol
   that pipe has emptied it: the thread writes it again when it finds a leader, and parks.
 - A leader runs no code of users but that of unpickling: calls with callbacks are left to the thread.
 - A signal handler in the middle of a leader's wait may wait for another answer: it leads in its stead,
-  and has it look again afterwards. (Not so a handler that submits in the middle of a `submit`, other
-  than SIGINT's: as in concurrent.futures, it may find a lock taken.)
+  and has it look again afterwards.
 - Fork: a leader's crew is another process's then, and `serve` says so. Exit: as at the end of the crew.
 
-Ctrl-C. What a signal handler raises may come after any call, and half a message read is a broken crew.
-So SIGINT is only noted (`hold`) while the main thread has the turn, and its handler is called after.
+Signals. What a handler raises may come after any call, and half a message read is a broken crew; one
+that waits for an answer would wait for the turn that its own thread has. So signals are only noted
+(`hold`) while the main thread has the turn, and their handlers are called after. Outside of that, what
+has to be undone is undone by single calls of C, as handlers come after those, not before.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from _thread import get_ident
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 PARK = 5e-3  # seconds
 
@@ -43,38 +45,22 @@ class Lead:
 
     def __init__(self) -> None:
         self.who: object = None  # the future that the leader waits for
-        self._thread = 0  # the leader's
-        self._free = threading.Lock()
-        self._lately = False
+        self.thread = 0  # the leader's, or the last one's; set before `who`
+        self.free = threading.RLock()  # signal handlers lead in their thread's stead
+        self.lately = False
         self._parked = threading.Lock()
         self._parked.acquire()
 
     @property
     def is_mine(self) -> bool:
         """Whether this thread leads."""
-        return self._thread == get_ident()
-
-    def take(self, who: object) -> bool:
-        """Leads, if nobody does."""
-        if not self._free.acquire(blocking=False):
-            return False
-        self._thread = get_ident()
-        self._lately = True
-        self.who = who
-        return True
-
-    def leave(self) -> None:
-        """Leads no more, if it did."""
-        if self._thread == get_ident():
-            self.who = None
-            self._thread = 0
-            self._free.release()
+        return self.who is not None and self.thread == get_ident()
 
     def park(self) -> bool:
         """For the thread: waits a moment if there is a leader, or was one lately."""
-        if self.who is None and not self._lately:
+        if self.who is None and not self.lately:
             return False
-        self._lately = False
+        self.lately = False
         self._parked.acquire(timeout=PARK)
         return True
 
@@ -87,40 +73,67 @@ class Lead:
 # The C ones: they leave numbers alone, and this is done for every message.
 _set: Callable[[int, Any], Any] = sys.modules["_signal"].signal
 _get: Callable[[int], Any] = sys.modules["_signal"].getsignal
-_SIGINT = int(signal.SIGINT)
+# Those that programs have handlers of. To look at all there are would cost more than the message.
+_NAMES = ["INT", "TERM", "HUP", "QUIT", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "CHLD", "WINCH"]
+_SIGNALS = [int(getattr(signal, "SIG" + name)) for name in _NAMES if hasattr(signal, "SIG" + name)]
 
-_handler: Callable[[int, FrameType | None], Any] | None = None  # of SIGINT, while it is held
-_noted = False
+_Handlers: TypeAlias = list[tuple[int, Callable[[int, FrameType | None], Any]]]
+
+_held: _Handlers | None = None
+_noted: list[int] = []
 
 
 def hold() -> bool:
-    """Has SIGINT wait for `let_go`; False where it need not, or cannot."""
-    global _handler
-    if get_ident() != threading.main_thread().ident or _handler is not None:
+    """Has signals wait for `let_go`; False where they need not, or cannot."""
+    global _held
+    if get_ident() != threading.main_thread().ident or _held is not None:
         return False
-    handler = _get(_SIGINT)
-    if not callable(handler):
+    found = [(number, handler) for number in _SIGNALS if callable(handler := _get(number))]
+    if not found:
         return False
-    _handler = handler
     try:
-        _set(_SIGINT, _note)
+        for number, _ in found:
+            _set(number, _note)
     except BaseException:  # of a handler: signals from before come first
-        _handler = None
+        _give_back(found)
         raise
+    _held = found
     return True
 
 
 def let_go() -> None:
-    """Ends what `hold` began; raises what the handler raises, if there was a SIGINT."""
-    global _handler, _noted
-    handler, _handler = _handler, None
-    assert handler is not None
-    _set(_SIGINT, handler)
-    if _noted:
-        _noted = False
-        handler(_SIGINT, sys._getframe(1))
+    """Ends what `hold` began, and calls the handlers of what came; raises what they raise."""
+    global _held
+    held, _held = _held, None
+    assert held is not None
+    try:
+        _give_back(held)
+    finally:
+        if _noted:
+            noted = _noted.copy()
+            _noted.clear()
+            _call([(number, handler) for number, handler in held if number in noted])
+
+
+def _give_back(held: _Handlers) -> None:
+    try:
+        for number, handler in held:
+            _set(number, handler)
+    except BaseException:  # of a handler that is back already
+        _give_back(held)
+        raise
+
+
+def _call(handlers: _Handlers) -> None:
+    """Calls them all, whatever they raise."""
+    (number, handler), *more = handlers
+    try:
+        handler(number, sys._getframe(2))
+    finally:
+        if more:
+            _call(more)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    global _noted
-    _noted = True
+    if number not in _noted:
+        _noted.append(number)

@@ -107,8 +107,7 @@ class Pool:
 
     def changed(self, who: object) -> None:
         """Has the caller of `help` look at `who`."""
-        lead = self._calls.crew.lead
-        if lead.who is who and not lead.is_mine:
+        if self._calls.crew.lead.who is who:
             self._calls.crew.wake()
 
     def kill(self, signal: int) -> None:
@@ -208,7 +207,7 @@ class _Calls:
                 self._refuse()
                 number = next(self._numbers)
                 self._known[number] = call
-            crew.background()
+                crew.background()  # one; and not after a `shutdown` that found none
             self._pending.append(number)
             if crew.broken is not None:
                 crew.rouse()
@@ -348,11 +347,13 @@ class _Calls:
     def _fail_all(self, error: BaseException) -> None:
         """Tells all calls that are there that the pool is broken."""
         for number in list(self._known):
-            call = self._known[number]
+            call = self._known.get(number)
+            if call is None:  # a leader has just read its answer
+                continue
             if call.begun or call.begin():
                 self._tell(number, None, error)
             else:
-                del self._known[number]
+                self._known.pop(number, None)
 
     def _tell(self, number: int, value: Any, error: BaseException | None) -> None:
         call = self._known.pop(number, None)
