@@ -131,6 +131,30 @@ def test_what_a_vanished_task_was_granted_is_given_back(how: str) -> None:
     until(lambda: gc.collect() >= 0 and others[0].done())
 
 
+def test_a_loop_that_closes_in_the_middle_of_a_wake() -> None:
+    """Its queue takes one more callback, which nobody runs, though the loop itself is kept.
+
+    Mutation: `_wake` that does not look whether the loop is closed (free-threaded builds).
+    """
+
+    async def take(op: Any) -> Any:
+        return await op
+
+    for _ in range(200):
+        ch: Chan[int] = Chan(3)
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(take(ch.recv_async()))
+        for _ in range(3):
+            loop.run_until_complete(asyncio.sleep(0))
+        ch.send(1)
+        ch.send(2)
+        loop.close()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del task
+        until(lambda ch=ch: len(ch) == 2 or (gc.collect() >= 0 and len(ch) == 2))  # type: ignore[misc]
+        assert ch.recv_many(2) == [1, 2]
+
+
 def test_a_thrown_into_operation_gives_back() -> None:
     """`close` and `throw` of an operation that has its value. Mutation: `withdraw` drops it."""
     ch: Chan[int] = Chan(1)

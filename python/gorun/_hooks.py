@@ -199,6 +199,10 @@ def _wake(loop: asyncio.AbstractEventLoop, fut: asyncio.Future[None], op: _Opera
         loop.call_soon_threadsafe(_set, fut)
     except RuntimeError:
         op._vanished()
+    else:
+        # Closed in the middle of the call, as may be without a GIL: nobody looks at its queue again.
+        if loop.is_closed():
+            op._vanished()
 
 
 async def asyncio_wait(op: _Operation[Any], loop: asyncio.AbstractEventLoop) -> None:
