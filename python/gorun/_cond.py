@@ -55,7 +55,7 @@ class Cond:
     [1]
     """
 
-    __slots__ = ("__weakref__", "_calls", "_lock")
+    __slots__ = ("__weakref__", "_calls", "_lock", "_orphans")
 
     def __init__(self, lock: Any = None) -> None:
         if lock is None:
@@ -64,6 +64,7 @@ class Cond:
             raise TypeError(f"lock must be a Mutex or None, not {lock!r}")
         self._lock: Any = lock
         self._calls = Gate.calls()
+        self._orphans: dict[int, None] = {}  # threads that destroy a waiter whose lock is another's
 
     def __repr__(self) -> str:
         return f"<gorun.Cond({self._lock!r}, {self._calls.waiting()})>"
@@ -116,6 +117,7 @@ class Cond:
 
     async def __aenter__(self) -> bool:
         await self._lock.acquire_async()
+        self._orphans.pop(threading.get_ident(), None)
         return True
 
     async def __aexit__(
@@ -124,7 +126,7 @@ class Cond:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if exc is None or vars(exc).get("without") is not self:
+        if not isinstance(exc, GeneratorExit) or not self._is_orphaned():
             self._lock.release()
 
     def _owned(self, what: str) -> None:
@@ -218,9 +220,9 @@ class Cond:
         try:
             entered: bool = await self._calls.enter_async(number, timeout)
             called = entered or self._calls.give_up(number)
-        except GeneratorExit as e:
+        except GeneratorExit:
             self._give_up(number)
-            self._abandon(e)
+            self._abandon()
             raise
         except BaseException:
             self._give_up(number)
@@ -229,10 +231,16 @@ class Cond:
         await self._retake_async(called)
         return called
 
-    def _abandon(self, error: GeneratorExit) -> None:
-        """The coroutine is destroyed and cannot wait for the lock: ``async with`` is told if it has none."""
+    def _abandon(self) -> None:
+        """The coroutine is destroyed and cannot wait for the lock: ``async with`` is told if it has none.
+
+        By the thread, which closes the one frame right after the other: each has a GeneratorExit of its own.
+        """
         if not self._lock.acquire(False):
-            vars(error)["without"] = self
+            self._orphans[threading.get_ident()] = None
+
+    def _is_orphaned(self) -> bool:
+        return self._orphans.pop(threading.get_ident(), self) is None
 
     async def _retake_async(self, called: bool) -> None:
         """As `_retake`. The cancel of an asyncio task that comes meanwhile is asked for anew (rule 3)."""
@@ -243,8 +251,8 @@ class Cond:
                 try:
                     await self._lock.acquire_async()
                     break
-                except GeneratorExit as e:
-                    self._abandon(e)
+                except GeneratorExit:
+                    self._abandon()
                     if called:
                         self._calls.notify(1)
                     raise

@@ -122,11 +122,17 @@ impl Spare {
         (!o.is_null()).then(|| unsafe { again(o, t) })
     }
 
-    /// Keeps the memory of a dead object, or frees it.
+    /// Keeps the memory of a dead object, or frees it. Freed is what was finalized: the collector's head would say so of
+    /// the next object too, whose own finalizer would then not be called.
     ///
     /// # Safety
     /// Attached, in the dealloc of `o`: not tracked, everything in it dropped.
     pub unsafe fn give(&self, o: *mut PyObject) {
+        // SAFETY: an object with a collector's head, which nobody else knows any more.
+        if unsafe { ffi::PyObject_GC_IsFinalized(o) } != 0 {
+            // SAFETY: as promised.
+            return unsafe { ffi::PyObject_GC_Del(o.cast()) };
+        }
         let before = self.0.replace(o);
         if !before.is_null() {
             // SAFETY: kept by an earlier call.
