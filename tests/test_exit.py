@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import time
 
 import pytest
@@ -380,6 +381,28 @@ def test_ways_to_end(how: str) -> None:
         assert ended.err.splitlines()[-1].startswith("ValueError: ")
     elif code != -2:
         assert ended.err == ""
+
+
+def test_errors_whose_handles_go_with_the_modules() -> None:
+    """What `__main__` holds dies when modules are taken apart: its errors are still told as errors.
+
+    Mutation: `report` imports gorun.
+    """
+    ended = _child.run(
+        """
+        async def fails():
+            raise ValueError("nobody asked")
+
+        gs = [go(fails) for _ in range(3)]
+        while not all(g.done() for g in gs):
+            time.sleep(0.001)
+        """,
+        err=None,
+    )
+    told = ended.err.count("ValueError: nobody asked")
+    assert told == ended.err.count("Exception in goroutine") == ended.err.count("Traceback")
+    # Free-threaded builds may let go of them when nothing is left to tell them with.
+    assert told == 3 or (told == 0 and bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
 
 
 def test_exit_asked_for_in_a_body_nobody_joins() -> None:

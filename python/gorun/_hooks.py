@@ -127,9 +127,13 @@ def excepthook(args: ExceptHookArgs, /) -> None:
 
 
 def report(exc: BaseException, goroutine: Goroutine[Any] | None, created_at: str | None) -> None:
-    """Hand an error to the replaceable hook."""
-    import gorun
+    """Hand an error to the replaceable hook; also while the interpreter takes its modules apart.
 
+    Free-threaded builds may let go of the last handles when this module is apart as well: nobody is left to tell.
+    """
+    if globals()["sys"] is None:
+        return
+    gorun = (sys.modules or {}).get("gorun")
     if goroutine is not None and created_at is not None:
         _created[goroutine.id] = created_at
     try:
