@@ -54,7 +54,8 @@ def run(
     """Runs `script` and checks code and stderr; `err=None` checks no stderr. `before` comes first of all."""
     source = before + PRELUDE + textwrap.dedent(script)
     if exit_clock:
-        source += f"\nprint({EXIT!r}, time.monotonic(), sep='', flush=True)\n"
+        # In one write, on a line of its own: other threads print too.
+        source += f"\nprint(f'\\n{EXIT}{{time.monotonic()}}\\n', end='', flush=True)\n"
     return _run([*flags, "-c", source], code, err, env)
 
 
@@ -86,7 +87,7 @@ def _run(args: list[str], code: int, err: str | None, env: dict[str, str]) -> En
     for line in lines:
         if line.startswith(EXIT):
             took = end - float(line.removeprefix(EXIT))
-    out = "\n".join(line for line in lines if not line.startswith(EXIT))
+    out = "\n".join(line for line in lines if line and not line.startswith(EXIT))
     if child.returncode != code:
         pytest.fail(f"exit code {child.returncode}, not {code}\n{out}\n{errors}")
     if err is not None and errors != err:

@@ -227,7 +227,7 @@ ALIVE = {
         def job(i):
             return go(pow, i, 2).result() if i else time.sleep(0.05)
         fs = [pool.submit(job, i) for i in range(20)]
-        fs[-1].add_done_callback(lambda f: print("last", f.result()))
+        fs[-1].add_done_callback(lambda f: print(f"last {f.result()}\\n", end=""))
         """,
     "executor imported first": """
         pool = ThreadPoolExecutor(2)
@@ -236,7 +236,7 @@ ALIVE = {
             time.sleep(0.05)
             return go(pow, i, 2).result()
         fs = [pool.submit(job, i) for i in range(10)]
-        fs[-1].add_done_callback(lambda f: print("last", f.result()))
+        fs[-1].add_done_callback(lambda f: print(f"last {f.result()}\\n", end=""))
         """,
     "asyncio.run returned": """
         import asyncio

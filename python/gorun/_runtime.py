@@ -368,6 +368,9 @@ def shutdown(timeout: float | None = None) -> bool:
         return None if end is None else max(0.0, end - time.monotonic())
 
     ended = _cancel_all(left)
+    # A timer that has just fired would keep what it calls alive until the runtime is used again.
+    while (s := stats()).ms and (s.global_queue or any(p.queue for p in s.ps)) and left() != 0.0:
+        time.sleep(0.0005)
     rest = left()
     stopped = _gorun._stop(1e9 if rest is None else rest)
     return ended and stopped
