@@ -1,4 +1,4 @@
-"""What the tests of `gorun.map` on threads have in common: inputs that count, gates, and a look inside."""
+"""What the tests of `gorun.map` have in common: inputs that count; on threads also gates, and a look inside."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import math
 import os
 import pickle
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 from tests import _child
+from tests._mapping import Counted
 
 import gorun
 from gorun._map import on_processes
@@ -35,25 +35,6 @@ pmap = functools.partial(gorun.map, on="process")
 
 def square(n: int) -> int:
     return n * n
-
-
-class Counted:
-    """An endless input that counts what was pulled, and by which threads."""
-
-    def __init__(self, end: float = math.inf) -> None:
-        self.pulled = 0
-        self.by: set[int] = set()
-        self.end = end
-
-    def __iter__(self) -> Counted:
-        return self
-
-    def __next__(self) -> int:
-        if self.pulled >= self.end:
-            raise StopIteration
-        self.by.add(threading.get_ident())
-        self.pulled += 1
-        return self.pulled - 1
 
 
 # ---- results ------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Cond:
             raise TypeError(f"lock must be a Mutex or None, not {lock!r}")
         self._lock: Any = lock
         self._calls = Gate.calls()
-        self._orphans: dict[int, None] = {}  # threads that destroy a waiter whose lock is another's
+        self._orphans: set[int] = set()  # threads that destroy a waiter whose lock is another's
 
     def __repr__(self) -> str:
         return f"<gorun.Cond({self._lock!r}, {self._calls.waiting()})>"
@@ -117,7 +117,7 @@ class Cond:
 
     async def __aenter__(self) -> bool:
         await self._lock.acquire_async()
-        self._orphans.pop(threading.get_ident(), None)
+        self._orphans.discard(threading.get_ident())
         return True
 
     async def __aexit__(
@@ -237,10 +237,13 @@ class Cond:
         By the thread, which closes the one frame right after the other: each has a GeneratorExit of its own.
         """
         if not self._lock.acquire(False):
-            self._orphans[threading.get_ident()] = None
+            self._orphans.add(threading.get_ident())
 
     def _is_orphaned(self) -> bool:
-        return self._orphans.pop(threading.get_ident(), self) is None
+        me = threading.get_ident()
+        found = me in self._orphans
+        self._orphans.discard(me)
+        return found
 
     async def _retake_async(self, called: bool) -> None:
         """As `_retake`. The cancel of an asyncio task that comes meanwhile is asked for anew (rule 3)."""
