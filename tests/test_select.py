@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import Counter
@@ -195,34 +196,31 @@ def test_uniform_in_tasks_and_goroutines() -> None:
     uniform(asyncio.run(body()), 3)
 
 
-def test_uniform_after_parking() -> None:
-    """Several become ready in one step while it waits: none is preferred for ever.
+def test_the_first_to_come_wakes_it() -> None:
+    """Several become ready before a waiting select runs again: it gets the one that woke it, whichever stands first.
 
     Mutation: the winner is the first case that is ready when it looks again.
     """
-    counts: Counter[int] = Counter()
-    a: Chan[int] = Chan()
-    b: Chan[int] = Chan()
-    n = 600
+    chans: list[Chan[int]] = [Chan(1), Chan(1), Chan(1)]
+    orders = list(itertools.permutations(range(3))) * 5
+    got: list[int] = []
 
     async def choose() -> None:
-        for _ in range(n):
-            got = await select_async(a, b)
-            counts[got.index] += 1
+        for order in orders:
+            got.append((await select_async(*chans)).index)
+            for i in order[1:]:
+                assert await chans[i].recv_async() == i
 
-    async def feed(ch: Chan[int]) -> None:
-        for i in range(n):
-            await select_async(send(ch, i), stop)
-            await gorun.gosched_async()
+    async def feed(order: tuple[int, ...]) -> None:
+        for i in order:  # the first to who waits, the others into the buffers: all in one step
+            await chans[i].send_async(i)
 
-    stop: Chan[int] = Chan()
-    feeders = [gorun.go(feed, ch) for ch in (a, b)]
-    until(lambda: gorun.stats().waiting == 2)
     g = gorun.go(choose)
+    for n, order in enumerate(orders):
+        until(lambda n=n: gorun.stats().waiting == 1 and len(got) == n)  # type: ignore[misc]
+        gorun.go(feed, order).result(LIMIT)
     g.result(LIMIT)
-    stop.close()
-    gorun.wait(feeders)
-    assert min(counts[0], counts[1]) > n / 50, counts  # one of them may be off its core for a while
+    assert got == [order[0] for order in orders]
 
 
 # ---- exactly one ---------------------------------------------------------------------------------
