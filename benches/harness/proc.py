@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Worker:
             start_new_session=True,
         )
         self._rest = b""
+        self._cpu = 0.0
         try:
             self.about = self._ask("hello")
             if self.about["procs"] not in (None, variant.procs):
@@ -80,7 +82,10 @@ class Worker:
         return self._process.poll() is None
 
     def cpu(self) -> float:
-        return process_cpu(self._process.pid) + children_cpu(self._process.pid)
+        """CPU seconds so far; of one that has died, what was read last: its own turn tells."""
+        with suppress(OSError):
+            self._cpu = process_cpu(self._process.pid) + children_cpu(self._process.pid)
+        return self._cpu
 
     def kill(self) -> None:
         """End the process as it stands: a fresh one may hold a hundred thousand goroutines."""

@@ -25,6 +25,8 @@ Figure = Callable[[list[float]], float]
 
 def interrupted(wait: Callable[[], object], n: int, figure: Figure) -> Sample:
     """Interrupts `wait` n times; `figure` of the milliseconds that each took."""
+    # Who is started in the background ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = random.Random(n)
     main = threading.get_ident()
     turn = threading.Semaphore(0)

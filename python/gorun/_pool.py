@@ -2,7 +2,7 @@
 
 Two generations, as Go's: each full run of the collector drops what was not used since the one before
 (``_old``) and turns what lies there now into that. One deque per generation, whose ends are atomic: no
-lock, so a finalizer or a signal handler may get and put too.
+lock, so a finalizer or a signal handler may get and put too. Not one per P: ARCHITECTURE.md says why.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ that is given, else to a fair share of the usable CPUs or to what the environmen
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Literal
@@ -34,6 +33,7 @@ except ImportError as error:
     ) from error
 
 from gorun import Executor
+from gorun._gil import gil_enabled
 from gorun._settings import usable_cpus
 
 __all__ = ["register"]
@@ -71,7 +71,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # 
     ) -> None:
         super().__init__(*args, **kwargs)
         if on is None:
-            on = "process" if getattr(sys, "_is_gil_enabled", lambda: True)() else "thread"
+            on = "process" if gil_enabled() else "thread"
         if on not in ("thread", "process"):
             raise ValueError(f'on must be None, "thread" or "process", not {on!r}')
         self.on = on

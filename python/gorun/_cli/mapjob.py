@@ -33,6 +33,7 @@ from typing import Any
 
 import gorun
 from gorun._cli.jobs import JOBS, Job
+from gorun._gil import gil_enabled
 
 SLEEPERS = 200_000
 ROUNDS = 3
@@ -82,7 +83,7 @@ def variants(job: Job, workers: int, files: int) -> Iterator[list[Variant]]:
     """The four, with their pools running."""
     chunk = max(1, files // (workers * CHUNKS_EACH))
     work = job.run
-    ours = "goroutines" if job.on == "thread" or not _has_lock() else "processes"
+    ours = "goroutines" if job.on == "thread" or not gil_enabled() else "processes"
     # Not by fork, which is unsafe beside threads, and gorun has some.
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -202,7 +203,7 @@ class Report:
 
     def text(self) -> str:
         """The report for people."""
-        gil = "" if _has_lock() else ", free-threaded"
+        gil = "" if gil_enabled() else ", free-threaded"
         crowd, mb = self.sleepers, 1e6
         rows = [
             f"gorun {gorun.__version__}, {platform.python_implementation()} "
@@ -239,7 +240,7 @@ class Report:
         told: dict[str, Any] = {
             "gorun": gorun.__version__,
             "python": platform.python_version(),
-            "gil": _has_lock(),
+            "gil": gil_enabled(),
             "job": self.job,
             "workers": self.workers,
             "files": self.files,
@@ -258,11 +259,6 @@ class Report:
             "agree": not self.disagree,
         }
         return json.dumps(told, indent=2)
-
-
-def _has_lock() -> bool:
-    """Whether threads of this interpreter take turns."""
-    return not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
 
 
 def run(name: str, files: list[str], workers: int, sleepers: int, rounds: int) -> Report:

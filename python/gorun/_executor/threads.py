@@ -46,6 +46,7 @@ from typing import Any, ClassVar, TypeAlias
 from gorun._errors import Cancelled, GoroutineCancelled, ThreadLimit
 from gorun._executor import exits
 from gorun._executor.future import Future as OwnFuture
+from gorun._gil import gil_enabled
 from gorun._gorun import Goroutine, Latch
 from gorun._runtime import spawn
 
@@ -55,7 +56,7 @@ BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 STARTING_SECONDS = 0.0005
 # Without the GIL a look at the length of a deque is no fence: the popping decides there.
-_FENCELESS = not getattr(sys, "_is_gil_enabled", lambda: True)()
+_FENCELESS = not gil_enabled()
 # 3.14 lets threads inherit the context of who starts them; before, they begin with an empty one.
 _INHERITS = bool(getattr(sys.flags, "thread_inherit_context", False))
 

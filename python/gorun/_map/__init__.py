@@ -15,11 +15,11 @@ the choice in `_flow`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Sized
 from concurrent.futures import Executor
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
+from gorun._gil import gil_enabled
 from gorun._map.blocks import BlockFlow
 from gorun._map.carrier import Job
 from gorun._map.executors import ExecutorCarrier
@@ -246,7 +246,7 @@ def on_processes(job: Job) -> bool:
     """Whether a map runs on worker processes: where threads would take turns, if nothing is said."""
     if job.on is not None or job.is_async:
         return job.on == "process"
-    return not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
+    return gil_enabled()
 
 
 def _iterator(iterable: Iterable[Any]) -> Iterator[Any]:
