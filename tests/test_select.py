@@ -223,6 +223,26 @@ def test_the_first_to_come_wakes_it() -> None:
     assert got == [order[0] for order in orders]
 
 
+def test_uniform_among_goroutines_that_ended_meanwhile() -> None:
+    """Both have ended before the waiting thread runs again: none is preferred.
+
+    Mutation: the first that has ended wins.
+    """
+    counts: Counter[int] = Counter()
+
+    async def wait(gate: gorun.Event) -> None:
+        await gate.wait_async()
+
+    for _ in range(100):
+        gate = gorun.Event()
+        g, h = (gorun.go(wait, gate) for _ in range(2))
+        until(lambda: gorun.stats().waiting == 2)
+        gorun.go(gate.set)
+        counts[select(g, h).index] += 1
+        gorun.wait([g, h])
+    assert counts[1] >= 5, counts
+
+
 # ---- exactly one ---------------------------------------------------------------------------------
 
 

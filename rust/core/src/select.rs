@@ -248,8 +248,8 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     }
 
     /// Out of every list. The case that has won, if one has. After a time-out or a cancel: none, but for a latch that was
-    /// closed too late to win.
-    pub fn delist(&mut self) -> Option<usize> {
+    /// closed too late to win. Of several latches that are closed by now any may have been the first: `random` picks.
+    pub fn delist(&mut self, random: u64) -> Option<usize> {
         self.leave_latches();
         for Case { on, place, .. } in &mut self.cases {
             if let On::Chan(side, ch) = on {
@@ -261,11 +261,17 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
             On::Chan(..) => c.place.fate != Fate::Open,
             _ => false,
         };
+        if let Some(i) = self.cases.iter().position(won) {
+            return Some(i);
+        }
         let ended = |c: &Case<T, C, L>| matches!(&c.on, On::Latch(l) if l.is_closed());
-        let mut cases = self.cases.iter();
-        cases
-            .position(won)
-            .or_else(|| self.cases.iter().position(ended))
+        let ended: SmallVec<[usize; 8]> = self
+            .cases
+            .iter()
+            .enumerate()
+            .filter_map(|(i, c)| ended(c).then_some(i))
+            .collect();
+        (!ended.is_empty()).then(|| ended[mixed(random, 1) % ended.len()])
     }
 
     fn lock(&mut self) {
@@ -306,23 +312,16 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
 
     /// With all locks held.
     fn poll(&mut self, random: u64) -> Option<(usize, Wakeup)> {
-        let mixed = |n: u64| {
-            // SplitMix64: the next one also of a poor number.
-            let mut x = random.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((x ^ (x >> 31)) >> 11) as usize
-        };
         if let [_, _] = self.cases[..] {
             // The most usual number: one draw is enough.
-            let first = mixed(1) & 1;
+            let first = mixed(random, 1) & 1;
             return self.poll_one(first).or_else(|| self.poll_one(1 - first));
         }
         let mut left: SmallVec<[u32; 8]> = (0..self.cases.len() as u32).collect();
         let mut draws = 0;
         while !left.is_empty() {
             draws += 1;
-            let i = left.swap_remove(mixed(draws) % left.len());
+            let i = left.swap_remove(mixed(random, draws) % left.len());
             let done = self.poll_one(i as usize);
             if done.is_some() {
                 return done;
@@ -353,6 +352,15 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
             }
         }
     }
+}
+
+/// The n-th draw of a select. SplitMix64: a good number also of a poor one.
+#[inline]
+fn mixed(random: u64, n: u64) -> usize {
+    let mut x = random.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((x ^ (x >> 31)) >> 11) as usize
 }
 
 fn address<T, C: AsRef<Chan<T>>, L>(c: &Case<T, C, L>) -> usize {

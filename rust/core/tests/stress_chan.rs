@@ -90,13 +90,13 @@ unsafe impl Attempt for Choose {
         self.won.is_none()
     }
     fn delist(&mut self) {
-        self.select.delist();
+        self.select.delist(0);
     }
     fn aside(&mut self) {
         self.select.aside();
     }
     fn confirm(&mut self) -> bool {
-        self.won = self.select.delist();
+        self.won = self.select.delist(0);
         assert!(self.won.is_some(), "woken for nothing");
         true
     }

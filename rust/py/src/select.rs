@@ -268,13 +268,13 @@ impl Job for SelectWork {
         self.done.is_none()
     }
     fn delist(&mut self) {
-        self.select.delist();
+        self.select.delist(0);
     }
     fn aside(&mut self) {
         self.select.aside();
     }
     fn confirm(&mut self) -> bool {
-        self.done = self.select.delist();
+        self.done = self.select.delist(random());
         true
     }
     fn result(&mut self) -> Res<*mut PyObject> {

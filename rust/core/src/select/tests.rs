@@ -234,9 +234,16 @@ impl World {
     }
 
     fn delist(&mut self, i: usize, told: Option<Told>) {
-        let k = self.selects[i].delist();
+        let k = self.selects[i].delist(0);
         match told {
-            Some(t) => assert_eq!(k, Some(t.case)),
+            // Of several cases of one latch any.
+            Some(t) => match self.whats[i][t.case] {
+                What::Latch(l) => {
+                    let k = k.expect("it has won");
+                    assert!(matches!(self.whats[i][k], What::Latch(m) if m == l));
+                }
+                _ => assert_eq!(k, Some(t.case)),
+            },
             // It has not won; a latch may be closed nevertheless.
             None => assert!(k.is_none_or(|k| matches!(self.whats[i][k], What::Latch(_)))),
         }
@@ -429,7 +436,7 @@ fn a_select_does_not_meet_itself() {
                 (0, [None, None, Some(2)])
             }
         };
-        assert_eq!((crew.woken(), s.delist()), (vec![0], Some(won)));
+        assert_eq!((crew.woken(), s.delist(0)), (vec![0], Some(won)));
         let left: Vec<_> = s.cases.iter().map(|c| c.place.value).collect();
         assert_eq!(left, values);
         let nobody = Err(Blocked::Wait);
@@ -451,7 +458,7 @@ fn a_select_meets_a_select() {
         wait(&mut crew, 0, &mut first);
         let k = second.attempt(crew.rt, i).unwrap();
         seen[k] += 1;
-        assert_eq!((crew.woken(), first.delist()), (vec![0], Some(1 - k)));
+        assert_eq!((crew.woken(), first.delist(0)), (vec![0], Some(1 - k)));
         let values = |s: &Sel| [s.cases[0].place.value, s.cases[1].place.value];
         let expected = if k == 0 {
             ([Some(1), Some(2)], [None, None])
@@ -487,7 +494,7 @@ fn a_latch_ends_a_select() {
             wait(&mut crew, 0, &mut s);
             if when == 1 {
                 assert!(latch.0.close(crew.rt));
-                assert_eq!((crew.woken(), s.delist()), (vec![0], Some(1)));
+                assert_eq!((crew.woken(), s.delist(0)), (vec![0], Some(1)));
             } else {
                 s.aside();
                 assert!(crew.expire(0) && latch.0.close(crew.rt));
@@ -540,4 +547,24 @@ fn a_latch_is_closed_just_then() {
     crew.disarm(0);
     assert!(!s.cases[0].place.node.is_linked());
     assert_eq!(s.cases[0].place.value, Some(1));
+}
+
+/// Two latches close before the select runs again: each may win. Mutation: the first that is closed does.
+#[test]
+fn of_several_latches_any_may_win() {
+    let mut crew = Crew::new(1);
+    let mut seen = [0; 2];
+    for random in 0..64 {
+        let latches = [Ended::default(), Ended::default()];
+        let mut s = Box::new(Sel::new([
+            recv(&chan(0)),
+            ended(&latches[0]),
+            ended(&latches[1]),
+        ]));
+        wait(&mut crew, 0, &mut s);
+        assert!(latches.iter().all(|l| l.0.close(crew.rt)));
+        assert_eq!(crew.woken(), vec![0]);
+        seen[s.delist(random).unwrap() - 1] += 1;
+    }
+    assert!(seen.iter().all(|n| *n > 10), "{seen:?}");
 }
