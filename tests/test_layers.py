@@ -68,7 +68,7 @@ def test_leaves_of_the_bindings() -> None:
 
 
 LAYERS = [
-    {"_errors", "_selected", "_settings"},
+    {"_errors", "_gil", "_selected", "_settings"},
     {"_gorun"},
     {"_hooks"},
     {"_callers", "_context", "_joining", "_pool", "_runtime", "_sync", "_ticker"},
