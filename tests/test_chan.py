@@ -36,7 +36,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: gorun.RecvChan(), TypeError, "receiver"),
     (lambda: gorun.SendChan(), TypeError, "sender"),
     (lambda: type("Sub", (Chan,), {}), TypeError, "Chan"),
-    (lambda: Chan().send(), TypeError, "value"),  # type: ignore[call-arg]
+    (lambda: Chan().send(), TypeError, "argument v"),  # type: ignore[call-arg]
     (lambda: Chan().send(1, 2, 3), TypeError, "3 given"),  # type: ignore[call-arg]
     (lambda: Chan().send(1, wait=2), TypeError, "wait"),  # type: ignore[call-arg]
     (lambda: Chan().send(1, float("nan")), ValueError, "nan"),
@@ -76,14 +76,18 @@ def test_bad_arguments(call: Callable[[], Any], error: type[Exception], text: st
 def test_arguments_by_name() -> None:
     """Mutation: other names in `parse` than in the signature."""
     ch: Chan[int] = Chan(capacity=4)
-    ch.send(value=1, timeout=None)
+    ch.send(v=1, timeout=None)
     assert ch.send_many(values=[2, 3], timeout=1) == 2
     assert ch.recv(timeout=1) == 1
     assert ch.recv_ok(timeout=1) == (2, True)
     assert ch.recv_many(n=5, timeout=1) == [3]
+    assert ch.try_send(v=7)
+    assert gorun.select(gorun.recv(ch=ch)).value == 7
+    assert gorun.select(gorun.send(ch=ch, v=8)).ok
+    assert ch.recv() == 8
 
     async def body() -> Any:
-        await ch.send_async(value=4, timeout=1)
+        await ch.send_async(v=4, timeout=1)
         await ch.send_many_async(values=(5, 6), timeout=1)
         return [
             await ch.recv_async(timeout=1),

@@ -341,3 +341,66 @@ def test_what_happens_during_the_action() -> None:
     assert barrier.broken
     barrier.reset()
     assert not barrier.broken
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_what_need_not_wait_delivers_a_cancel_too(kind: str) -> None:
+    """`wait_for` of what is true already is a cancel point on entry. Mutation: no `_cancel_point`."""
+    cond = gorun.Cond()
+    seen: list[str] = []
+
+    def plain() -> None:
+        g = gorun.current()
+        assert g is not None
+        with cond:
+            g.cancel()
+            seen.append("before")
+            cond.wait_for(lambda: True)
+            seen.append("after")
+
+    async def twin() -> None:
+        g = gorun.current()
+        assert g is not None
+        async with cond:
+            g.cancel()
+            seen.append("before")
+            await cond.wait_for_async(lambda: True)
+            seen.append("after")
+
+    g = gorun.go(plain if kind == "plain" else twin)
+    assert isinstance(g.exception(LIMIT), gorun.GoroutineCancelled)
+    assert seen == ["before"]
+    assert not cond.locked()
+
+
+@pytest.mark.no_matrix
+def test_time_outs_are_checked_though_nobody_waits() -> None:
+    """Mutation: `_seconds` left out at any of the places."""
+    nan = float("nan")
+    with pytest.raises(ValueError, match="nan"):
+        gorun.Barrier(1, timeout=nan)
+    with pytest.raises(ValueError, match="nan"):
+        gorun.Barrier(1).wait(nan)
+    cond = gorun.Cond()
+    with cond, pytest.raises(ValueError, match="nan"):
+        cond.wait_for(lambda: True, nan)
+
+    async def body() -> None:
+        with pytest.raises(ValueError, match="nan"):
+            await gorun.Barrier(1).wait_async(nan)
+        async with cond:
+            with pytest.raises(ValueError, match="nan"):
+                await cond.wait_for_async(lambda: True, nan)
+
+    gorun.run(body)
+
+
+@pytest.mark.no_matrix
+def test_awaited_by_nobody_known() -> None:
+    """Driven outside of goroutines and tasks. Mutation: no `check_async`."""
+    for make in (
+        lambda: gorun.Barrier(1).wait_async(),
+        lambda: gorun.Cond().wait_for_async(lambda: True),
+    ):
+        with pytest.raises(RuntimeError, match=r"goroutine .* asyncio task"):
+            make().send(None)

@@ -243,6 +243,21 @@ def test_uniform_among_goroutines_that_ended_meanwhile() -> None:
     assert counts[1] >= 5, counts
 
 
+def test_uniform_among_cases_of_one_channel() -> None:
+    """A parked select with a channel twice: either case. Mutation: they register as they stand there."""
+    counts: Counter[int] = Counter()
+    ch: Chan[int] = Chan()
+    for n in range(100):
+        g = gorun.go(select, ch, ch) if n % 2 else gorun.go(select, send(ch, 1), send(ch, 1))
+        until(lambda: gorun.stats().waiting == 1)
+        if n % 2:
+            ch.send(1)
+        else:
+            ch.recv()
+        counts[g.result(LIMIT).index] += 1
+    assert min(counts[0], counts[1]) > 20, counts
+
+
 # ---- exactly one ---------------------------------------------------------------------------------
 
 

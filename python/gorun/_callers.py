@@ -35,10 +35,10 @@ def identity() -> object:
 
 
 def check_async(what: str) -> None:
-    """RuntimeError unless something can be awaited here."""
+    """RuntimeError unless something can be awaited here. `what` as the user wrote it."""
     if not _gorun._loop_runs_here() and _gorun.current() is None:
         raise RuntimeError(
-            f"`async with {what}` belongs into a goroutine (gorun.go) or an asyncio task: here runs neither"
+            f"`{what}` belongs into a goroutine (gorun.go) or an asyncio task: here runs neither"
         )
 
 

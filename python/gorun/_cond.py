@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gorun import _gorun
+from gorun._callers import check_async
 from gorun._errors import ThreadLimit
 from gorun._gorun import Gate, Mutex
 from gorun._hooks import _cancel_again, _is_task_cancel
-from gorun._sync import _units
+from gorun._sync import _seconds, _units
 
 T = TypeVar("T")
 
@@ -285,6 +286,8 @@ class Cond:
         ...     cond.wait_for(lambda: 'there'), cond.wait_for(lambda: '', timeout=0.001)
         ('there', '')
         """
+        _seconds(timeout)
+        _gorun._cancel_point()
         end = None if timeout is None else time.monotonic() + timeout
         result = predicate()
         while not result:
@@ -297,6 +300,9 @@ class Cond:
 
     async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """As ``wait_for``, awaited."""
+        _seconds(timeout)
+        check_async("await Cond.wait_for_async()")
+        _gorun._cancel_point()
         end = None if timeout is None else time.monotonic() + timeout
         result = predicate()
         while not result:
@@ -382,6 +388,7 @@ class Barrier:
     ) -> None:
         if _units(parties, "parties") < 1:
             raise ValueError(f"parties must be > 0, not {parties}")
+        _seconds(timeout)
         self._parties = parties
         self._action = action
         self._timeout = timeout
@@ -450,6 +457,7 @@ class Barrier:
         >>> gorun.Barrier(1).wait()
         0
         """
+        _seconds(timeout)
         limit = self._timeout if timeout is None else timeout
         this, index = self._come()
         while index < 0:
@@ -469,6 +477,8 @@ class Barrier:
 
     async def wait_async(self, timeout: float | None = None) -> int:
         """As ``wait``, awaited."""
+        _seconds(timeout)
+        check_async("await Barrier.wait_async()")
         limit = self._timeout if timeout is None else timeout
         this, index = self._come()
         while index < 0:

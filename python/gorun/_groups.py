@@ -374,7 +374,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
     async def __aenter__(self) -> Self:
         task = _callers.task()
         if task is None:
-            _callers.check_async("Group()")
+            _callers.check_async("async with Group()")
         return self._enter(task)
 
     def _leave_body(self, exc: BaseException | None) -> BaseException | None:

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from gorun._gorun import Goroutine, _Operation
+
+T = TypeVar("T")
 
 # ---- Ms ------------------------------------------------------------------------------------
 
@@ -187,6 +189,11 @@ def foreign_awaitable(value: object) -> TypeError:
         f"a goroutine cannot await {cls.__module__}.{cls.__qualname__}: {value!r}. Await gorun's "
         "own operations here, and reach an asyncio loop through gorun.asyncio"
     )
+
+
+async def awaited(op: _Operation[T]) -> T:
+    """The body of a goroutine that was given an operation instead of a coroutine."""
+    return await op
 
 
 # ---- awaiting gorun from an asyncio task -----------------------------------------------------

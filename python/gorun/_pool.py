@@ -8,6 +8,7 @@ lock, so a finalizer or a signal handler may get and put too. Not one per P: ARC
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _pools: dict[int, weakref.ref[Pool[Any]]] = {}
-_FULL = 2
-"""The collector's oldest generation."""
+_FULL = 0 if "t" in sys.abiflags else 1 if sys.version_info >= (3, 14) else 2
+"""The generation that the collector names for its widest runs of its own accord. Free-threaded builds know one only,
+and CPython 3.14 collects what is old in steps, each of which is a 1.
+"""
 
 
 def _forget(key: int, pools: dict[int, Any], _: object) -> None:
@@ -99,7 +102,7 @@ class Pool(Generic[T]):
 
 def _collected(phase: str, info: dict[str, int]) -> None:
     """The collector's call."""
-    if phase == "stop" and info["generation"] == _FULL:
+    if phase == "stop" and info["generation"] >= _FULL:
         for ref in list(_pools.values()):
             pool = ref()
             if pool is not None:

@@ -130,7 +130,7 @@ class timeout(  # noqa: N801  (reads as a statement)
     async def __aenter__(self) -> Self:
         if _gorun._loop_runs_here():
             return await self._enter_task()
-        _callers.check_async("timeout()")
+        _callers.check_async("async with timeout()")
         return self._enter()
 
     async def __aexit__(

@@ -78,6 +78,8 @@ pub struct Select<T: 'static, C, L> {
     pub cases: SmallVec<[Case<T, C, L>; 4]>,
     /// One case for each distinct channel, by address: the lock order.
     order: SmallVec<[u32; 4]>,
+    /// One channel stands in several cases. Who comes first in its list is served first, so they register in any order.
+    again: bool,
     /// The locks that are held, in that order; empty outside of `begin` and `enlist`.
     held: SmallVec<[Locked<T>; 4]>,
 }
@@ -90,6 +92,7 @@ impl<T, C, L> Default for Select<T, C, L> {
         Self {
             cases: SmallVec::new(),
             order: SmallVec::new(),
+            again: false,
             held: SmallVec::new(),
         }
     }
@@ -107,6 +110,7 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
     /// Finds the order of the locks, after `cases` was filled.
     pub fn arrange(&mut self) {
         self.order.clear();
+        self.again = false;
         if let [
             Case {
                 on: On::Chan(_, a),
@@ -128,6 +132,7 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
                 Greater => &[1, 0],
             };
             self.order.extend_from_slice(order);
+            self.again = order.len() == 1;
             (*x, *y) = ((a > b).into(), (b > a).into());
             return;
         }
@@ -140,7 +145,7 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
             // The cases of a select are few.
             let at = self.order.iter().position(|j| of(j) >= mine);
             match at {
-                Some(at) if of(&self.order[at]) == mine => {}
+                Some(at) if of(&self.order[at]) == mine => self.again = true,
                 Some(at) => self.order.insert(at, i as u32),
                 None => self.order.push(i as u32),
             }
@@ -212,14 +217,39 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
                 }
             }
         }
-        for Case { on, place, lock } in &mut self.cases {
-            if let On::Chan(side, _) = on {
-                // SAFETY: this channel's lock is held; pinned.
-                unsafe { self.held[*lock as usize].register(*side, place, waker, ticket) };
+        // SAFETY: all locks are held; pinned.
+        unsafe {
+            if self.again {
+                for i in self.registering(random) {
+                    self.register(i, waker, ticket);
+                }
+            } else {
+                for i in 0..self.cases.len() {
+                    self.register(i, waker, ticket);
+                }
             }
         }
         self.held.clear();
         (Begun::Waits, 0)
+    }
+
+    /// The order in which cases register where one channel stands in several.
+    fn registering(&self, random: u64) -> SmallVec<[usize; 8]> {
+        if self.again {
+            drawn(self.cases.len(), random.rotate_left(32)).collect()
+        } else {
+            (0..self.cases.len()).collect()
+        }
+    }
+
+    /// # Safety
+    /// All locks are held; the select stays where it is.
+    unsafe fn register(&mut self, i: usize, waker: *const Waker, ticket: Ticket) {
+        let Case { on, place, lock } = &mut self.cases[i];
+        if let On::Chan(side, _) = on {
+            // SAFETY: this channel's lock is held; pinned.
+            unsafe { self.held[*lock as usize].register(*side, place, waker, ticket) };
+        }
     }
 
     /// Tries once more, else registers everywhere, under all locks. `Some`: that case has happened.
@@ -317,17 +347,7 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
             let first = mixed(random, 1) & 1;
             return self.poll_one(first).or_else(|| self.poll_one(1 - first));
         }
-        let mut left: SmallVec<[u32; 8]> = (0..self.cases.len() as u32).collect();
-        let mut draws = 0;
-        while !left.is_empty() {
-            draws += 1;
-            let i = left.swap_remove(mixed(random, draws) % left.len());
-            let done = self.poll_one(i as usize);
-            if done.is_some() {
-                return done;
-            }
-        }
-        None
+        drawn(self.cases.len(), random).find_map(|i| self.poll_one(i))
     }
 
     #[inline]
@@ -352,6 +372,16 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
             }
         }
     }
+}
+
+/// The numbers below `n`, in any order with the same likelihood.
+fn drawn(n: usize, random: u64) -> impl Iterator<Item = usize> {
+    let mut left: SmallVec<[u32; 8]> = (0..n as u32).collect();
+    let mut draws = 0;
+    std::iter::from_fn(move || {
+        draws += 1;
+        (!left.is_empty()).then(|| left.swap_remove(mixed(random, draws) % left.len()) as usize)
+    })
 }
 
 /// The n-th draw of a select. SplitMix64: a good number also of a poor one.

@@ -24,7 +24,7 @@ use crate::host::Py;
 use crate::local::local;
 use crate::rt::{PyG, Rt};
 use crate::tick::Step;
-use crate::{go, goroutine};
+use crate::{go, goroutine, ops};
 
 unsafe extern "C-unwind" {
     fn PyIter_Send(iter: *mut PyObject, arg: *mut PyObject, result: *mut *mut PyObject) -> c_int;
@@ -174,8 +174,11 @@ unsafe fn first(g: PyG, cancelled: bool) -> First {
     unsafe {
         let fresh = (*b).form != Form::Coroutine || is_unstarted((*b).what);
         if cancelled && fresh && g.waker.word.take_cancel() {
+            let operation = (*b).args[0];
             if (*b).form == Form::Coroutine {
                 close((*b).what);
+            } else if (*b).what == errors::awaited(attached()) && !operation.is_null() {
+                close(operation);
             }
             return First::Ended(Ended::Cancelled, null_mut());
         }
@@ -201,6 +204,10 @@ unsafe fn first(g: PyG, cancelled: bool) -> First {
         if r.is_null() {
             return First::Ended(Ended::Error, null_mut());
         }
+        let r = match operation_as_coroutine(r) {
+            Ok(r) => r,
+            Err(errors::Raised) => return First::Ended(Ended::Error, null_mut()),
+        };
         if ffi::PyCoro_CheckExact(r) == 0 {
             return First::Ended(Ended::Value, r);
         }
@@ -222,6 +229,23 @@ unsafe fn first(g: PyG, cancelled: bool) -> First {
         (*b).form = Form::Coroutine;
         (*b).nargs = claimed;
         First::Coroutine
+    }
+}
+
+/// An operation that the call returned, as the coroutine that awaits it; anything else as it is. Takes and gives a reference.
+unsafe fn operation_as_coroutine(r: *mut PyObject) -> errors::Res<*mut PyObject> {
+    if !ops::is_operation(r) {
+        return Ok(r);
+    }
+    // SAFETY: attached; making a coroutine runs no code.
+    unsafe {
+        let c = ffi::PyObject_CallOneArg(errors::awaited(attached()), r);
+        ffi::Py_DECREF(r);
+        if c.is_null() {
+            Err(errors::Raised)
+        } else {
+            Ok(c)
+        }
     }
 }
 

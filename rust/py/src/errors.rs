@@ -60,7 +60,8 @@ lazies! {
         report = "report",
         bridge = "asyncio_wait",
         end_child = "end_child",
-        foreign = "foreign_awaitable";
+        foreign = "foreign_awaitable",
+        awaited = "awaited";
     "_signal":
         getsignal = "getsignal",
         default_int_handler = "default_int_handler";

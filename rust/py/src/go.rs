@@ -13,9 +13,9 @@ use crate::args::parse;
 use crate::body::{Body, Form, INLINE, Owned};
 use crate::context::{self, Hold};
 use crate::errors::{Raised, Res, guard, repr, runtime_error, type_error};
-use crate::goroutine;
 use crate::rt::{PyG, Rt, finalizing, rt};
 use crate::site;
+use crate::{errors, goroutine, ops};
 
 /// Coroutine objects that are goroutines now: the same one must not be driven twice, on free-threaded builds that
 /// crashes the interpreter. Only those that users gave (or that are shared) are here. Addresses, not references.
@@ -120,6 +120,21 @@ pub unsafe fn parts(
             }
             p.form = Form::Coroutine;
             p.nargs = CLAIMED;
+        } else if ops::is_operation(f) {
+            if n > 0 || !kwnames.is_null() {
+                return Err(type_error(
+                    "an operation takes no arguments: it has them already",
+                ));
+            }
+            if ops::was_awaited(f) {
+                return Err(runtime_error(&format!(
+                    "{} was awaited already: it cannot become a goroutine",
+                    repr(f)
+                )));
+            }
+            p.what = errors::awaited(errors::attached());
+            p.args[0] = ffi::Py_NewRef(f);
+            p.nargs = 1;
         } else if ffi::PyCallable_Check(f) == 0 {
             return Err(type_error(&format!(
                 "go() needs a callable or a coroutine, not {} of type {}",
@@ -153,7 +168,7 @@ pub unsafe fn parts(
             }
             p.nargs = n as u8;
         }
-        ffi::Py_INCREF(f);
+        ffi::Py_INCREF(p.what);
         match context::capture() {
             Ok((hold, ctx)) => (p.hold, p.ctx) = (hold, ctx),
             Err(e) => {
@@ -256,7 +271,7 @@ pub unsafe extern "C" fn spawn(
             let mut p = parts(f, items.as_ptr(), argc, null_mut())?;
             p.site = site::caller();
             if ffi::PyDict_Size(k) > 0 {
-                if p.form == Form::Coroutine {
+                if p.form == Form::Coroutine || ops::is_operation(f) {
                     p.discard();
                     return Err(type_error(
                         "a coroutine object takes no arguments: pass the function instead",

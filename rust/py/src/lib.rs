@@ -40,7 +40,7 @@ use pyo3::prelude::*;
 
 use crate::errors::{Res, guard, type_error};
 use crate::latch::fetched;
-use crate::rawtype::{fast, function, noargs, one};
+use crate::rawtype::{fast, function, noargs};
 use crate::rt::rt;
 
 /// `sleep(seconds)`.
@@ -101,6 +101,12 @@ fn _gomaxprocs(n: u32) -> u32 {
     } else {
         rt().set_procs(n)
     }
+}
+
+/// Delivers a pending cancel, for operations whose wait is made of several.
+#[pyfunction]
+fn _cancel_point() -> PyResult<()> {
+    door::cancel_point().map_err(fetched)
 }
 
 /// The limit of threads; sets it when `n` is not 0.
@@ -208,8 +214,9 @@ mod _gorun {
 
     #[pymodule_export]
     use super::{
-        _after_fork, _blocking_enter, _blocking_exit, _gomaxprocs, _init, _lock_limit,
-        _loop_runs_here, _m_main, _max_threads, _set_finalizing, _stop, _take_limit_met,
+        _after_fork, _blocking_enter, _blocking_exit, _cancel_point, _gomaxprocs, _init,
+        _lock_limit, _loop_runs_here, _m_main, _max_threads, _set_finalizing, _stop,
+        _take_limit_met,
     };
     #[pymodule_export]
     use crate::deadlock::_watch_deadlocks;
@@ -308,10 +315,10 @@ Selected(index=0, value='hello', ok=True)
                 ),
                 (
                     "recv",
-                    one(
+                    fast(
                         c"recv",
                         select::recv,
-                        c"recv(ch, /)\n--\n
+                        c"recv(ch)\n--\n
 A case of select: receive from ch, a channel, or None for never.
 
 >>> import gorun
@@ -325,8 +332,8 @@ A case of select: receive from ch, a channel, or None for never.
                     fast(
                         c"send",
                         select::send,
-                        c"send(ch, value)\n--\n
-A case of select: send value on ch, a channel, or None for never.
+                        c"send(ch, v)\n--\n
+A case of select: send v on ch, a channel, or None for never.
 
 >>> import gorun
 >>> ch = gorun.Chan(1)

@@ -369,8 +369,18 @@ fn make_case(t: &StaticType, chan: *mut PyObject, value: *mut PyObject) -> Res<*
 }
 
 /// `recv(ch)`.
-pub unsafe extern "C" fn recv(_: *mut PyObject, ch: *mut PyObject) -> *mut PyObject {
+pub unsafe extern "C" fn recv(
+    _: *mut PyObject,
+    args: *const *mut PyObject,
+    n: ffi::Py_ssize_t,
+    kw: *mut PyObject,
+) -> *mut PyObject {
     guard(|| {
+        // SAFETY: as the interpreter gave them.
+        let [ch] = unsafe { crate::args::parse("recv", ["ch"], 1, args, n, kw)? };
+        if ch.is_null() {
+            return Err(type_error("recv() needs a channel"));
+        }
         // SAFETY: a static.
         if ch == unsafe { ffi::Py_None() } {
             return make_case(&RECV_CASE, std::ptr::null_mut(), std::ptr::null_mut());
@@ -385,7 +395,7 @@ pub unsafe extern "C" fn recv(_: *mut PyObject, ch: *mut PyObject) -> *mut PyObj
     })
 }
 
-/// `send(ch, value)`.
+/// `send(ch, v)`.
 pub unsafe extern "C" fn send(
     _: *mut PyObject,
     args: *const *mut PyObject,
@@ -394,7 +404,7 @@ pub unsafe extern "C" fn send(
 ) -> *mut PyObject {
     guard(|| {
         // SAFETY: as the interpreter gave them.
-        let [ch, v] = unsafe { crate::args::parse("send", ["ch", "value"], 2, args, n, kw)? };
+        let [ch, v] = unsafe { crate::args::parse("send", ["ch", "v"], 2, args, n, kw)? };
         if ch.is_null() || v.is_null() {
             return Err(type_error("send() needs a channel and a value"));
         }

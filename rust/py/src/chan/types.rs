@@ -182,7 +182,7 @@ macro_rules! both {
 }
 
 both!(send, send_async: |o, args, n, kw, name| {
-    let (v, limit) = send_args(name, "value", args, n, kw)?;
+    let (v, limit) = send_args(name, "v", args, n, kw)?;
     (move || send_work(o, v), limit)
 });
 both!(recv, recv_async: |o, args, n, kw, name| {
@@ -201,10 +201,24 @@ both!(send_many, send_many_async: |o, args, n, kw, name| {
     (move || work, limit)
 });
 
-unsafe extern "C" fn try_send(o: *mut PyObject, v: *mut PyObject) -> *mut PyObject {
+unsafe extern "C" fn try_send(
+    o: *mut PyObject,
+    args: *const *mut PyObject,
+    n: ffi::Py_ssize_t,
+    kw: *mut PyObject,
+) -> *mut PyObject {
     guard(|| {
-        // SAFETY: attached; a channel.
+        // SAFETY: attached; a channel; the arguments as the interpreter gave them.
         unsafe {
+            let v = if n == 1 && kw.is_null() {
+                *args
+            } else {
+                let [v] = parse("try_send", ["v"], 1, args, n, kw)?;
+                v
+            };
+            if v.is_null() {
+                return Err(type_error("try_send() needs a value"));
+            }
             let mut place = Place::with(Owned::new(v));
             match core_of(o).chan.try_send(rt(), &mut place) {
                 Ok(()) => Ok(boolean(true)),
@@ -371,7 +385,7 @@ unsafe extern "C" fn no_pickle(o: *mut PyObject, _: *mut PyObject) -> *mut PyObj
 
 fn sending() -> Vec<ffi::PyMethodDef> {
     vec![
-        fast(c"send", send, c"send($self, value, timeout=None)\n--\n
+        fast(c"send", send, c"send($self, v, timeout=None)\n--\n
 Send value; wait while the buffer is full (or, without one, until a receiver takes it).
 
 Raises ChannelClosed if the channel is or becomes closed, TimeoutError after timeout seconds. A cancel
@@ -384,9 +398,9 @@ point. Go's ch <- v.
 Traceback (most recent call last):
 TimeoutError: the send has timed out
 "),
-        fast(c"send_async", send_async, c"send_async($self, value, timeout=None)\n--\n\nAs send, awaited."),
-        one(c"try_send", try_send, c"try_send($self, value, /)\n--\n
-Send value if that needs no wait: True if it was sent. Raises ChannelClosed.
+        fast(c"send_async", send_async, c"send_async($self, v, timeout=None)\n--\n\nAs send, awaited."),
+        fast(c"try_send", try_send, c"try_send($self, v)\n--\n
+Send v if that needs no wait: True if it was sent. Raises ChannelClosed.
 
 >>> import gorun
 >>> ch = gorun.Chan(1)

@@ -85,6 +85,8 @@ struct Head {
     found: Found,
     /// Its work waits with this ticket, or waited; it may be in a list.
     registered: bool,
+    /// Made by `sleep_async`, for its name: a sleep of nothing is a yield.
+    sleeps: bool,
     /// Nanoseconds: before the start how long, afterwards until when.
     limit: u64,
     /// The wait of the goroutine, or of the dormant G that stands for an asyncio task.
@@ -116,6 +118,7 @@ unsafe fn fill(op: *mut Head, limit: u64) {
         (&raw mut (*op).state).write(State::New);
         (&raw mut (*op).found).write(Found::Nothing);
         (&raw mut (*op).registered).write(false);
+        (&raw mut (*op).sleeps).write(false);
         (&raw mut (*op).limit).write(limit);
         (&raw mut (*op).ticket).write(None);
         (&raw mut (*op).g).write(None);
@@ -127,6 +130,21 @@ fn nanos(limit: Option<Duration>) -> u64 {
     limit.map_or(FOR_EVER, |d| {
         u64::try_from(d.as_nanos()).map_or(FOR_EVER - 1, |n| n.min(FOR_EVER - 1))
     })
+}
+
+/// True for an operation, which a goroutine awaits as its body.
+pub fn is_operation(o: *mut PyObject) -> bool {
+    // SAFETY: attached; an object.
+    let t = unsafe { ffi::Py_TYPE(o) };
+    t == WORKING.get() || t == PLAIN.get()
+}
+
+/// True if it was awaited.
+///
+/// # Safety
+/// An operation, which nobody drives now.
+pub unsafe fn was_awaited(o: *mut PyObject) -> bool {
+    Op(o.cast()).head().state != State::New
 }
 
 /// A sleep of so many nanoseconds; 0 is a yield.
@@ -196,7 +214,9 @@ pub unsafe extern "C" fn sleep_async(
                 "sleep_async() needs a number of seconds",
             ));
         }
-        make_plain(sleep_nanos(s, "seconds")?)
+        let op = make_plain(sleep_nanos(s, "seconds")?)?;
+        Op(op.cast()).head().sleeps = true;
+        Ok(op)
     })
 }
 
@@ -219,8 +239,8 @@ impl Op {
     fn name(self) -> &'static str {
         match self.work() {
             Some(w) => w.name(),
-            None if self.head().limit == 0 => "gosched_async",
-            None => "sleep_async",
+            None if self.head().sleeps => "sleep_async",
+            None => "gosched_async",
         }
     }
 
