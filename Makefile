@@ -7,7 +7,8 @@
 #   PYTHON=...       the interpreter of .venv (default: the first suitable python3* on PATH)
 #   PY=...           the interpreter of `make test-on`, in an environment of its own
 #   PYTEST_ARGS=...  handed to pytest, e.g. make test-python PYTEST_ARGS="-k chan -x"
-#   REPEATS=...      how often `make stress` goes round
+#   REPEATS=...      how often `make stress` goes round on .venv
+#   FREE_THREADED=.. a free-threaded interpreter, for `make stress`
 #   BUILD=...        the profile `make lint` builds if it finds no current build (default: dev)
 
 SHELL := /usr/bin/env bash
@@ -20,6 +21,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?=
 PYTEST_ARGS ?=
 REPEATS ?= 5
+FREE_THREADED ?= /opt/python3.13t/bin/python3.13t
 BUILD ?= dev
 
 VENV := .venv
@@ -104,10 +106,13 @@ loom: ## model-check the core's protocols: every interleaving with up to two pre
 	    cargo test --locked -p gorun-core --release --target-dir target/loom --test 'loom_*'
 
 .PHONY: stress
-stress: $(RELEASE) ## the races, many rounds: Rust first, then Python
+stress: $(RELEASE) ## the races, many rounds: Rust, then Python on .venv, then once on each other interpreter found
 	cargo test --locked -p gorun-core --release --test 'stress*'
 	for round in $$(seq $(REPEATS)); do \
-	    echo "round $$round of $(REPEATS)"; $(PYTEST) -m stress $(PYTEST_ARGS); \
+	    echo "round $$round of $(REPEATS)"; $(PYTEST) -m stress $(PYTEST_ARGS) || exit 1; \
+	done
+	for python in $$(.ci/find-python.sh 3.12) $$(.ci/find-python.sh 3.13) $$(.ci/find-python.sh 3.14) $(FREE_THREADED); do \
+	    [ ! -x "$$python" ] || $(MAKE) test-on PY="$$python" PYTEST_ARGS="-m stress $(PYTEST_ARGS)" || exit 1; \
 	done
 
 .PHONY: bench
@@ -133,7 +138,7 @@ format: $(TOOLS) ## rewrite the sources in the project's format
 	$(VENV)/bin/ruff format
 
 .PHONY: docs
-docs: $(RELEASE) ## for now: run the examples in the docs (Rust doctests, Python docstrings, README)
+docs: $(RELEASE) ## run the examples in the docs (Rust doctests, Python docstrings, README)
 	cargo test --locked -p gorun-core --doc
 	$(PYTEST) --doctest-modules --doctest-ignore-import-errors \
 	    python/gorun $(wildcard tests/test_readme.py) \
