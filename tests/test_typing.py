@@ -1,4 +1,4 @@
-"""The types that users see, checked by mypy: tests/typing/uses.py and errors.py."""
+"""The types that users see, checked by mypy: tests/typing/uses*.py and errors*.py."""
 
 from __future__ import annotations
 
@@ -37,17 +37,19 @@ def errors(output: str, name: str) -> dict[int, str]:
     return {int(line): code for line, code in found}
 
 
-@pytest.mark.parametrize("name", ["uses.py", "uses_groups.py"])
+@pytest.mark.parametrize("name", ["uses.py", "uses_groups.py", "uses_chan.py", "uses_sync.py"])
 def test_typical_uses(name: str) -> None:
-    # Mutation: drop the first overload of `go`: Goroutine[Coroutine[...]].
+    # Mutation: drop the first overload of `go`: Goroutine[Coroutine[...]]. Or the overload of
+    # `select` for two cases: `Selected[object]`.
     output = mypy(name)
     assert errors(output, name) == {}, output
     assert "Success" in output
 
 
-@pytest.mark.parametrize("name", ["errors.py", "errors_groups.py"])
+@pytest.mark.parametrize("name", ["errors.py", "errors_groups.py", "errors_chan.py"])
 def test_errors_are_reported(name: str) -> None:
-    # Mutation: `fn: Any` in an overload.
+    # Mutation: `fn: Any` in an overload. Or a last overload of `select` that answers
+    # `Selected[Any]`: it takes what a wrong `Selected[str]` refused.
     lines = (FILES / name).read_text().splitlines()
     wanted = {n: line.split("# E: ")[1] for n, line in enumerate(lines, 1) if "  # E: " in line}
     assert wanted

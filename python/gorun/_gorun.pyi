@@ -3,7 +3,9 @@ from types import GenericAlias
 from typing import (
     Any,
     Generic,
+    Never,
     ParamSpec,
+    Protocol,
     Self,
     TypeAlias,
     TypeVar,
@@ -77,6 +79,8 @@ _T1 = TypeVar("_T1")
 _T2 = TypeVar("_T2")
 _T3 = TypeVar("_T3")
 _T4 = TypeVar("_T4")
+_T5 = TypeVar("_T5")
+_T6 = TypeVar("_T6")
 _T_co = TypeVar("_T_co", covariant=True)
 _T_contra = TypeVar("_T_contra", contravariant=True)
 
@@ -243,103 +247,78 @@ class _RecvCase(Generic[_T_co]): ...
 @type_check_only
 class _SendCase: ...
 
-_Case: TypeAlias = _RecvCase[_T] | Chan[_T] | RecvChan[_T]
-_Mute: TypeAlias = _SendCase | Goroutine[Any] | None
+# Chan and RecvChan, which alone have both methods. Chan[T] by name would be invariant: an answer
+# that may be wider (`Selected[int | str | None]`) could then not come from a Chan[int].
+@type_check_only
+class _Source(Protocol[_T_co]):
+    def try_recv(self) -> _T_co: ...
+    def recv_ok_async(self, timeout: float | None = None) -> Any: ...
 
-def recv(ch: Chan[_T] | RecvChan[_T] | None) -> _RecvCase[_T]: ...
+# Any case of a select. What brings no value leaves its variable unsolved, which adds nothing to
+# the union of the answer: a send, a goroutine's end and nil may stand wherever they like.
+_Case: TypeAlias = _RecvCase[_T] | _Source[_T] | _SendCase | Goroutine[Any] | None
+
+def recv(ch: _Source[_T] | None) -> _RecvCase[_T]: ...
 def send(ch: Chan[_T] | SendChan[_T] | None, v: _T) -> _SendCase: ...
+
+# One variable for each place, up to six. The last overload is for more, and for `*cases`: there
+# different types join to `object`, never to Any, which would let a wrong `Selected[...]` pass.
+# `*_: Never` keeps `select(c, *others)` out of the overloads for few: mypy lets `*others` be empty.
+# fmt: off
 @overload
-def select(
-    *cases: _Mute, default: bool = False, timeout: float | None = None
-) -> Selected[None]: ...
+def select(c1: _Case[_T1], /, *_: Never,
+           default: bool = False, timeout: float | None = None) -> Selected[_T1 | None]: ...
 @overload
-def select(
-    c1: _Case[_T1], /, *cases: _Mute, default: bool = False, timeout: float | None = None
-) -> Selected[_T1 | None]: ...
+def select(c1: _Case[_T1], c2: _Case[_T2], /, *_: Never,
+           default: bool = False, timeout: float | None = None) -> Selected[_T1 | _T2 | None]: ...
 @overload
-def select(
-    c1: _Case[_T1],
-    c2: _Case[_T2],
-    /,
-    *cases: _Mute,
-    default: bool = False,
-    timeout: float | None = None,
-) -> Selected[_T1 | _T2 | None]: ...
+def select(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], /, *_: Never,
+           default: bool = False, timeout: float | None = None) -> Selected[_T1 | _T2 | _T3 | None]: ...
 @overload
-def select(
-    c1: _Case[_T1],
-    c2: _Case[_T2],
-    c3: _Case[_T3],
-    /,
-    *cases: _Mute,
-    default: bool = False,
-    timeout: float | None = None,
-) -> Selected[_T1 | _T2 | _T3 | None]: ...
+def select(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], c4: _Case[_T4], /, *_: Never,
+           default: bool = False, timeout: float | None = None) -> Selected[_T1 | _T2 | _T3 | _T4 | None]: ...
 @overload
-def select(
-    c1: _Case[_T1],
-    c2: _Case[_T2],
-    c3: _Case[_T3],
-    c4: _Case[_T4],
-    /,
-    *cases: _Mute,
-    default: bool = False,
-    timeout: float | None = None,
-) -> Selected[_T1 | _T2 | _T3 | _T4 | None]: ...
+def select(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], c4: _Case[_T4],
+           c5: _Case[_T5], /, *_: Never,
+           default: bool = False, timeout: float | None = None,
+          ) -> Selected[_T1 | _T2 | _T3 | _T4 | _T5 | None]: ...
 @overload
-def select(
-    *cases: _Case[_T], default: bool = False, timeout: float | None = None
-) -> Selected[_T | None]: ...
+def select(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], c4: _Case[_T4],
+           c5: _Case[_T5], c6: _Case[_T6], /, *_: Never,
+           default: bool = False, timeout: float | None = None,
+          ) -> Selected[_T1 | _T2 | _T3 | _T4 | _T5 | _T6 | None]: ...
 @overload
-def select(
-    *cases: _Case[Any] | _Mute, default: bool = False, timeout: float | None = None
-) -> Selected[Any]: ...
+def select(*cases: _Case[_T], default: bool = False,
+           timeout: float | None = None) -> Selected[_T | None]: ...
 @overload
-def select_async(
-    *cases: _Mute, default: bool = False, timeout: float | None = None
-) -> _Operation[Selected[None]]: ...
+def select_async(c1: _Case[_T1], /, *_: Never,
+                 default: bool = False, timeout: float | None = None) -> _Operation[Selected[_T1 | None]]: ...
 @overload
-def select_async(
-    c1: _Case[_T1], /, *cases: _Mute, default: bool = False, timeout: float | None = None
-) -> _Operation[Selected[_T1 | None]]: ...
+def select_async(c1: _Case[_T1], c2: _Case[_T2], /, *_: Never,
+                 default: bool = False, timeout: float | None = None,
+                ) -> _Operation[Selected[_T1 | _T2 | None]]: ...
 @overload
-def select_async(
-    c1: _Case[_T1],
-    c2: _Case[_T2],
-    /,
-    *cases: _Mute,
-    default: bool = False,
-    timeout: float | None = None,
-) -> _Operation[Selected[_T1 | _T2 | None]]: ...
+def select_async(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], /, *_: Never,
+                 default: bool = False, timeout: float | None = None,
+                ) -> _Operation[Selected[_T1 | _T2 | _T3 | None]]: ...
 @overload
-def select_async(
-    c1: _Case[_T1],
-    c2: _Case[_T2],
-    c3: _Case[_T3],
-    /,
-    *cases: _Mute,
-    default: bool = False,
-    timeout: float | None = None,
-) -> _Operation[Selected[_T1 | _T2 | _T3 | None]]: ...
+def select_async(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], c4: _Case[_T4], /, *_: Never,
+                 default: bool = False, timeout: float | None = None,
+                ) -> _Operation[Selected[_T1 | _T2 | _T3 | _T4 | None]]: ...
 @overload
-def select_async(
-    c1: _Case[_T1],
-    c2: _Case[_T2],
-    c3: _Case[_T3],
-    c4: _Case[_T4],
-    /,
-    *cases: _Mute,
-    default: bool = False,
-    timeout: float | None = None,
-) -> _Operation[Selected[_T1 | _T2 | _T3 | _T4 | None]]: ...
+def select_async(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], c4: _Case[_T4],
+                 c5: _Case[_T5], /, *_: Never,
+                 default: bool = False, timeout: float | None = None,
+                ) -> _Operation[Selected[_T1 | _T2 | _T3 | _T4 | _T5 | None]]: ...
 @overload
-def select_async(
-    *cases: _Case[_T], default: bool = False, timeout: float | None = None
-) -> _Operation[Selected[_T | None]]: ...
+def select_async(c1: _Case[_T1], c2: _Case[_T2], c3: _Case[_T3], c4: _Case[_T4],
+                 c5: _Case[_T5], c6: _Case[_T6], /, *_: Never,
+                 default: bool = False, timeout: float | None = None,
+                ) -> _Operation[Selected[_T1 | _T2 | _T3 | _T4 | _T5 | _T6 | None]]: ...
 @overload
-def select_async(
-    *cases: _Case[Any] | _Mute, default: bool = False, timeout: float | None = None
-) -> _Operation[Selected[Any]]: ...
+def select_async(*cases: _Case[_T], default: bool = False,
+                 timeout: float | None = None) -> _Operation[Selected[_T | None]]: ...
+# fmt: on
 
 # ---- locks -----------------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Selected(NamedTuple, Generic[T]):
+class Selected(NamedTuple, Generic[T_co]):
     """The case that happened: ``index`` in the order of the arguments, ``value``, ``ok``.
 
     A receive gives ``(i, value, True)``, on a closed channel ``(i, None, False)``; a send and a
@@ -19,7 +19,7 @@ class Selected(NamedTuple, Generic[T]):
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index, as the contract has it
-    value: T
+    value: T_co
     ok: bool
 
 
