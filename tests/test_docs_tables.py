@@ -52,16 +52,17 @@ def spans(cell: str) -> str:
     return " ".join(re.findall(r"`([^`]+)`", cell))
 
 
+def public(cell: str) -> set[str]:
+    """The names of gorun that a cell shows."""
+    return set(re.findall(r"[A-Za-z]\w*", spans(cell))) & PUBLIC
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_each_row_stands_in_a_program(page: str) -> None:
     # Mutation: from-go without its program of contexts.
     used, _ = tokens(page)
     assert len(rows(page)) > 15
-    missing = {
-        left: names
-        for left, right in rows(page)
-        if (names := (set(re.findall(r"[A-Za-z]\w*", spans(right))) & PUBLIC) - used)
-    }
+    missing = {left: names for left, right in rows(page) if (names := public(right) - used)}
     assert missing == {}
 
 
@@ -81,3 +82,21 @@ def test_go_is_named_beside_what_takes_its_place() -> None:
         and not (len(name.split(".")[0]) < 4 and f".{name.split('.')[1]}" in comments)
     }
     assert missing == set()
+
+
+def test_the_readme_shows_the_table_in_short() -> None:
+    # Mutation: README.md without its table.
+    text = (DOCS.parent / "README.md").read_text()
+    short = re.search(r"^\| Go \| gorun \|$\n(.*?)\n\n(.*?)\n", text, re.MULTILINE | re.DOTALL)
+    assert short
+    table, below = short.groups()
+    assert "(docs/from-go.md)" in below
+    used, comments = tokens("from-go")
+    cells = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)
+    shown = {name for _, gorun_ in cells for name in public(gorun_)}
+    assert {"go", "Chan", "select", "Mutex", "Group", "Deadlock", "gomaxprocs"} <= shown
+    for go, gorun_ in cells:
+        for name in public(gorun_):
+            assert name in used or f"{name}_async" in used, gorun_
+        for name in re.findall(r"\b[a-z]{4,}\.[A-Z]\w*", spans(go)):
+            assert name in comments, go
