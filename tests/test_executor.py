@@ -181,7 +181,7 @@ def test_starts_no_more_workers_than_needed() -> None:
     with Executor(5) as executor:
         for n in range(20):
             assert executor.submit(abs, -n).result(LONG) == n
-            while executor._team._idle == executor._team._work:  # both empty: not at rest yet
+            while len(executor._team._idle) == len(executor._team._work):  # none: not at rest yet
                 time.sleep(0.001)
         assert len(executor._team.members) == 1
 

@@ -76,8 +76,15 @@ fn choose<const N: usize>(
     (op.won, fate, values)
 }
 
+/// Two channels, the first at the lower address: they are locked in that order, which must be the same in each run of a
+/// model, or loom cannot repeat what it has seen.
 fn chans() -> (Ch, Ch) {
-    (Arc::new(Chan::new(0)), Arc::new(Chan::new(0)))
+    let (a, b) = (Arc::new(Chan::new(0)), Arc::new(Chan::new(0)));
+    if Arc::as_ptr(&a) < Arc::as_ptr(&b) {
+        (a, b)
+    } else {
+        (b, a)
+    }
 }
 
 /// A select against a select, each with both sides: they meet once, in one direction. Fails (by a deadlock) if channels
