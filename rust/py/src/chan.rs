@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 
 use crate::body::Owned;
 use crate::errors::{self, Raised, Res, attached, restore, runtime_error, set, type_error};
+use crate::local::local;
 use crate::rawtype::StaticType;
 use crate::rt::rt;
 use crate::tick::Tick;
@@ -549,6 +550,14 @@ unsafe extern "C" fn dealloc(o: *mut PyObject) {
         if !(*this).weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(o);
         }
+        local().deaths.end(o, drop_chan);
+    }
+}
+
+unsafe fn drop_chan(o: *mut PyObject) {
+    // SAFETY: the rest of `dealloc`.
+    unsafe {
+        let this = o.cast::<Obj>();
         let shared = Arc::from_raw((*this).core);
         let kept = (*this).keep.load(Ordering::Relaxed);
         ffi::PyObject_GC_Del(o.cast());
@@ -570,7 +579,14 @@ unsafe extern "C" fn view_dealloc(o: *mut PyObject) {
         if !(*this).weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(o);
         }
-        let chan = (*this).chan;
+        local().deaths.end(o, drop_view);
+    }
+}
+
+unsafe fn drop_view(o: *mut PyObject) {
+    // SAFETY: the rest of `view_dealloc`.
+    unsafe {
+        let chan = (*o.cast::<View>()).chan;
         ffi::PyObject_GC_Del(o.cast());
         ffi::Py_XDECREF(chan);
     }

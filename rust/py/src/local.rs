@@ -12,7 +12,7 @@ use pyo3::ffi::PyObject;
 use crate::context::{Scratch, Snapshot};
 use crate::drive::Intent;
 use crate::host::Py;
-use crate::rawtype::Spare;
+use crate::rawtype::{Deaths, Spare};
 use crate::select::SelectWork;
 
 /// The values of one thread.
@@ -34,6 +34,8 @@ pub struct Local {
     pub spare_select: Cell<*mut SelectWork>,
     /// The last random number.
     pub random: Cell<u64>,
+    /// Our objects that die just now.
+    pub deaths: Deaths,
     /// The memory of a dead handle: `go` without a use for its result allocates no object.
     pub spare_handle: Spare,
     /// The same of a Timer.
@@ -60,6 +62,7 @@ thread_local! {
             random: Cell::new(0),
             #[cfg(Py_3_12)]
             spare_stop: Cell::new(null_mut()),
+            deaths: Deaths::new(),
             spare_handle: Spare::new(),
             spare_timer: Spare::new(),
             scratch: Cell::new(Scratch::NONE),

@@ -1,5 +1,6 @@
-//! Static types of the interpreter for the two hot classes (the goroutine's handle and the operation): no reference
-//! count on the type, no generic allocation. Everything else is an ordinary PyO3 class.
+//! Static types of the interpreter for the hot classes (the goroutine's handle, the operation, channels, timers): no
+//! reference count on the type, no generic allocation. Everything else is an ordinary PyO3 class. And how objects of these
+//! types die: their memory is used again (`Spare`), a chain of them needs little stack (`Deaths`).
 //!
 //! Invariant: `ready` runs once per type, at import, before any object of it is made.
 
@@ -149,6 +150,73 @@ impl Spare {
         if !o.is_null() {
             // SAFETY: kept by `give`.
             unsafe { ffi::PyObject_GC_Del(o.cast()) };
+        }
+    }
+}
+
+/// How many of our objects may die inside of each other's deaths before the next one has to wait (as many as the
+/// interpreter allows its own containers): the stack is bounded, however long the chain.
+const DEEP: u32 = 50;
+
+/// What is left of a dealloc when nobody can find the object any more: dropping what it holds, and freeing its memory.
+pub type Rest = unsafe fn(*mut PyObject);
+
+/// The deaths of one thread's objects (`local.rs`): how deep they lie in each other, and those that wait until the
+/// outermost is over. It then ends them, one after the other, so a chain needs no more stack than `DEEP` of its links.
+pub struct Deaths {
+    depth: Cell<u32>,
+    /// A vector that is ours, or null: a thread-local with a destructor would need one at each thread's end.
+    waiting: Cell<*mut Vec<(*mut PyObject, Rest)>>,
+}
+
+impl Deaths {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self {
+            depth: Cell::new(0),
+            waiting: Cell::new(null_mut()),
+        }
+    }
+
+    /// Runs `rest` on `o`, or leaves that to the outermost dealloc of this thread.
+    ///
+    /// # Safety
+    /// Attached, at the end of the dealloc of `o`: not tracked, without weak references, in no list where it is found.
+    #[inline(always)]
+    pub unsafe fn end(&self, o: *mut PyObject, rest: Rest) {
+        let depth = self.depth.get();
+        if depth >= DEEP {
+            return self.put_off(o, rest);
+        }
+        self.depth.set(depth + 1);
+        // SAFETY: as promised.
+        unsafe { rest(o) };
+        if depth == 0 && !self.waiting.get().is_null() {
+            self.catch_up();
+        }
+        self.depth.set(depth);
+    }
+
+    #[cold]
+    fn put_off(&self, o: *mut PyObject, rest: Rest) {
+        if self.waiting.get().is_null() {
+            self.waiting.set(forever(Vec::new()));
+        }
+        // SAFETY: ours; nothing else looks at it meanwhile.
+        unsafe { (*self.waiting.get()).push((o, rest)) };
+    }
+
+    /// The depth stays 1 while it does: those that die now do not come here.
+    #[cold]
+    fn catch_up(&self) {
+        let waiting = self.waiting.get();
+        // SAFETY: came from `put_off`; no reference to it is held while an object goes, which may add others.
+        unsafe {
+            while let Some((o, rest)) = (*waiting).pop() {
+                rest(o);
+            }
+            self.waiting.set(null_mut());
+            drop(Box::from_raw(waiting));
         }
     }
 }

@@ -426,6 +426,13 @@ unsafe extern "C" fn dealloc(o: *mut PyObject) {
     // SAFETY: called once by the interpreter, attached.
     unsafe {
         ffi::PyObject_GC_UnTrack(o.cast());
+        local().deaths.end(o, drop_case);
+    }
+}
+
+unsafe fn drop_case(o: *mut PyObject) {
+    // SAFETY: the rest of `dealloc`.
+    unsafe {
         let c = o.cast::<CaseObj>();
         let (chan, value) = ((*c).chan, (*c).value);
         ffi::PyObject_GC_Del(o.cast());

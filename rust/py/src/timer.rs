@@ -228,7 +228,14 @@ unsafe extern "C" fn dealloc(o: *mut PyObject) {
         if !(*obj).weakrefs.is_null() {
             ffi::PyObject_ClearWeakRefs(o);
         }
-        let t = &mut (*obj).timer;
+        local().deaths.end(o, drop_timer);
+    }
+}
+
+unsafe fn drop_timer(o: *mut PyObject) {
+    // SAFETY: the rest of `dealloc`.
+    unsafe {
+        let t = &mut (*o.cast::<Obj>()).timer;
         if let Some((g, _)) = t.armed.alone().take() {
             rt().release(g);
         }

@@ -196,9 +196,18 @@ pub(super) unsafe extern "C" fn dealloc(h: *mut PyObject) {
             ffi::PyObject_ClearWeakRefs(h);
         }
         if !(*handle).g.is_null() {
-            let g = of(h);
-            vacate(&(*g.body.get()).handle, h);
-            rt().release(g);
+            // At once, also if the rest has to wait: the next handle of `g` is then another one.
+            vacate(&(*of(h).body.get()).handle, h);
+        }
+        local().deaths.end(h, drop_handle);
+    }
+}
+
+unsafe fn drop_handle(h: *mut PyObject) {
+    // SAFETY: the rest of `dealloc`: the handle's reference to its goroutine is still ours.
+    unsafe {
+        if !(*h.cast::<Handle>()).g.is_null() {
+            rt().release(of(h));
         }
         local().spare_handle.give(h);
     }

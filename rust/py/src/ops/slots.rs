@@ -226,29 +226,44 @@ unsafe extern "C" fn dealloc(this: *mut PyObject) {
             ffi::PyObject_GC_UnTrack(this.cast());
         }
         if op.head().state != State::Ended {
+            // At once, also if the rest has to wait: the goroutine of its wait may go before that.
             given_up(op);
         }
-        let inner = op.head().inner;
-        if !inner.is_null() {
-            ffi::Py_DECREF(inner);
-        }
         if working {
-            let work = &raw mut (*this.cast::<Full>()).work;
-            match &mut *work {
-                // Said first: most are.
-                Work::Chan(w) => std::ptr::drop_in_place(w),
-                _ => std::ptr::drop_in_place(work),
-            }
-            let spare = local().spare_full.replace(this);
-            if !spare.is_null() {
-                ffi::PyObject_GC_Del(spare.cast());
-            }
+            local().deaths.end(this, drop_working);
         } else {
+            drop_inner(op);
             let spare = local().spare_op.replace(this);
             if !spare.is_null() {
                 ffi::PyObject_Free(spare.cast());
             }
         }
+    }
+}
+
+unsafe fn drop_working(this: *mut PyObject) {
+    // SAFETY: the rest of `dealloc`.
+    unsafe {
+        drop_inner(Op(this.cast()));
+        let work = &raw mut (*this.cast::<Full>()).work;
+        match &mut *work {
+            // Said first: most are.
+            Work::Chan(w) => std::ptr::drop_in_place(w),
+            _ => std::ptr::drop_in_place(work),
+        }
+        let spare = local().spare_full.replace(this);
+        if !spare.is_null() {
+            ffi::PyObject_GC_Del(spare.cast());
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn drop_inner(op: Op) {
+    let inner = op.head().inner;
+    if !inner.is_null() {
+        // SAFETY: owned, attached.
+        unsafe { ffi::Py_DECREF(inner) };
     }
 }
 

@@ -47,6 +47,13 @@ unsafe extern "C" fn dealloc(this: *mut PyObject) {
     unsafe {
         // Dropping the fields may run code that awaits, on this thread: until it is put aside the object is nobody's.
         ffi::PyObject_GC_UnTrack(this.cast());
+        local().deaths.end(this, drop_fields);
+    }
+}
+
+unsafe fn drop_fields(this: *mut PyObject) {
+    // SAFETY: the rest of `dealloc`.
+    unsafe {
         let e = this.cast::<PyStopIterationObject>();
         let rare = [
             &raw mut (*e).dict,
