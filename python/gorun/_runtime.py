@@ -353,7 +353,8 @@ def shutdown(timeout: float | None = None) -> bool:
     """Cancel every job and goroutine, wait for them, and stop the threads; True if all ended in time.
 
     ``timeout`` in seconds (None: no limit) is for the whole. ``go`` afterwards starts the runtime
-    anew. RuntimeError inside a goroutine. Runs at interpreter exit with a short limit.
+    anew, and so does a thread's gorun call that waits, and an await of an asyncio task, while timers are
+    pending: those are kept. RuntimeError inside a goroutine. Runs at interpreter exit with a short limit.
 
     >>> import gorun
     >>> gorun.shutdown(5.0)

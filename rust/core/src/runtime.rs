@@ -324,7 +324,7 @@ impl<H: Host> Runtime<H> {
 
     /// Stops every M that comes by; waits up to `wait` seconds, detached, until all have ended. True if they have.
     /// Afterwards `ensure_started` begins anew, also if some M is still busy (it goes on, and counts again), unless it
-    /// was `for_good`. Goroutines stay where they are.
+    /// was `for_good`. Goroutines and timers stay where they are; who waits meanwhile may start it (`stands_still`).
     pub fn stop(&'static self, wait: f64, for_good: bool) -> bool {
         self.stopping.store(true, Ordering::SeqCst);
         let end = self.now().saturating_add((wait * 1e9) as u64);
@@ -351,6 +351,7 @@ impl<H: Host> Runtime<H> {
         if !for_good {
             self.started.store(false, Ordering::Release);
             self.stopping.store(false, Ordering::SeqCst);
+            self.rouse_if_still();
         }
         ended
     }

@@ -69,6 +69,18 @@ fn errands() {
     }
 }
 
+/// Before a sleep: after a `shutdown` timers stand still, which this wait may be for. Not at the exit, nor in a forked
+/// child, whose wheels are empty. Where no thread can be started the wait goes on without.
+#[inline]
+fn revive() {
+    let rt = crate::rt::rt();
+    if rt.stands_still() && !crate::rt::finalizing() {
+        at_work(rt, || {
+            let _ = rt.ensure_started();
+        });
+    }
+}
+
 /// Runs what may be any code on a thread that counts as asleep, being in a wait.
 fn at_work(rt: Rt, f: impl FnOnce()) {
     rt.begin_work();
@@ -130,6 +142,7 @@ impl Host for Py {
     }
 
     fn detached<R>(f: impl FnOnce() -> R) -> R {
+        revive();
         let r = detached(f);
         errands();
         r

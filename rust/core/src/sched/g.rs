@@ -104,11 +104,14 @@ impl WaitReason {
     }
 }
 
+/// `Waker::futex` of a thread that is to look up, while its wait goes on.
+const ROUSED: u32 = 2;
+
 /// What waits: a state word and a way to be woken. First field of a G; threads have one of their own.
 pub struct Waker {
     /// The state.
     pub word: StateWord,
-    /// 1: woken. Written by the winner of the wait, read by the thread that sleeps on it.
+    /// 1: woken. Written by the winner of the wait, read by the thread that sleeps on it. `ROUSED`: see `rouse`.
     futex: modelled::AtomicU32,
     /// A `Kind`, written by the owner before it arms; the arming release pairs with the winner's acquire.
     kind: modelled::AtomicU8,
@@ -175,6 +178,16 @@ impl Waker {
         futex_wake(&self.futex, 1);
     }
 
+    /// Lets the thread that sleeps in `sleep_on`, or is about to, come out of it once; the wait goes on.
+    pub fn rouse(&self) {
+        let asleep = self
+            .futex
+            .compare_exchange(0, ROUSED, Ordering::AcqRel, Ordering::Relaxed);
+        if asleep.is_ok() {
+            futex_wake(&self.futex, 1);
+        }
+    }
+
     /// True once the winner of the wait has come to `wake_thread`.
     pub fn woken(&self) -> bool {
         self.futex.load(Ordering::Acquire) == 1
@@ -183,6 +196,12 @@ impl Waker {
     /// Sleeps until woken, `timeout` or a signal. The caller looks at the state word afterwards.
     pub fn sleep_on(&self, timeout: Option<std::time::Duration>) -> Wake {
         if self.woken() {
+            return Wake::Woken;
+        }
+        let roused = self
+            .futex
+            .compare_exchange(ROUSED, 0, Ordering::AcqRel, Ordering::Relaxed);
+        if roused.is_ok() {
             return Wake::Woken;
         }
         futex_wait(&self.futex, 0, timeout)

@@ -368,6 +368,21 @@ impl<H: Host> Runtime<H> {
         Some(Duration::from_nanos(next.saturating_sub(self.now())))
     }
 
+    /// True if something is due or queued, and there is no M for it: the runtime was stopped in the middle of something.
+    /// Asked by a thread that is about to sleep in a wait (the embedder may start it then); one load where it runs.
+    pub fn stands_still(&self) -> bool {
+        // Pairs with the fence in `rouse_if_still`: either we see that it was stopped, or our seat is seen there.
+        fence(Ordering::SeqCst);
+        !self.is_started() && (self.next_timer() != u64::MAX || self.has_work())
+    }
+
+    /// It was stopped: threads that sleep in a wait look up once, and ask `stands_still`.
+    pub(crate) fn rouse_if_still(&self) {
+        if self.stands_still() {
+            self.quiet.rouse();
+        }
+    }
+
     /// After arming the earliest timer of a shard: the timekeeper may have to get up earlier. Anybody.
     pub(crate) fn timer_added(&'static self, deadline: u64) {
         fence(Ordering::SeqCst);

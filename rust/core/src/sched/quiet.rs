@@ -163,6 +163,16 @@ impl Quiet {
             }
         });
     }
+
+    /// Lets every thread that waits look up once.
+    pub(crate) fn rouse(&self) {
+        for seat in &self.seats.lock().all {
+            // SAFETY: wakers of threads are never unmapped.
+            if let Some(w) = unsafe { seat.waker.load(Ordering::Acquire).as_ref() } {
+                w.rouse();
+            }
+        }
+    }
 }
 
 impl Seats {
