@@ -73,7 +73,7 @@ assert ended
 
 
 def test_an_asyncio_task_too() -> None:
-    """Mutation: `arm` without `started`."""
+    """It did before; it stays so. Mutation: `arm` without `started`."""
     run("""
 import asyncio
 a = gorun.after(0.3)
@@ -102,7 +102,7 @@ for wait in [lambda: ch.recv(timeout=0.01), lambda: gorun.Mutex() and gorun.slee
 
 
 def test_nothing_starts_at_the_exit() -> None:
-    """Mutation: a `revive` that does not ask whether the interpreter goes down."""
+    """Mutation: at the exit a `stop` that is not for good, and a `revive` that does not ask whether it is that."""
     out = run(
         """
 a = gorun.after(0.02)

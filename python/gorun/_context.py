@@ -16,6 +16,11 @@ Who holds whom: a child its parent; a parent its children weakly, so one that no
 with its timer. The done channel holds its context (not the other way): while somebody waits on it, it
 will be closed. A context with functions that wait for its end is held by its parent, and its parents by
 theirs, until it ends or they are stopped (``_pins``).
+
+Ends of others than the context itself: a waiter on the done channel has those of any receive (time-out,
+cancel, Ctrl-C, closed event loop: the context goes on). A deadline is a ``Timer`` with a function: it
+stands still after ``shutdown`` until somebody waits or starts a goroutine, does not fire at the exit, nor
+in a forked child, where the other ends work.
 """
 
 from __future__ import annotations

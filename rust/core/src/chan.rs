@@ -13,7 +13,9 @@
 //! | time-out, cancel | the waiter takes its node out; a sender keeps its value |
 //! | signal | the waiter is aside: passed over by deliverers, in its old place when it comes back |
 //! | taker vanished after delivery | `put_back`: to the next receiver, else to the front of the buffer |
+//! | closed event loop | as a taker that vanished; what a sender's task had delivered stays sent |
 //! | fork | the child's lists are empty (`wait::List`), the buffer is kept |
+//! | exit | as every list (`wait.rs`): cancelled, then left; the buffer goes with the channel's object |
 //!
 //! Invariants, under the lock:
 //! - While a receiver waits (not aside) the buffer is empty and no sender waits, but for the two sides of one select.

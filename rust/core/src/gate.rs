@@ -12,7 +12,9 @@
 //! | signal | aside: it keeps its place. Others pass it meanwhile (`pass`), unless entering takes nothing away: then it is let in on account |
 //! | end of a slice | aside for a moment: nobody passes but by a change, else a large request or a writer would starve |
 //! | taker vanished after it was admitted | `undo`: the rule takes it back, and the head is looked at |
+//! | closed event loop | as a taker that vanished |
 //! | fork | the child's queue is empty; the state is as it was (as with `threading`'s locks) |
+//! | exit | as every list (`wait.rs`): cancelled, then left |
 //!
 //! Invariant, under the lock: the first of the queue (if it is not aside) is not admitted by the state.
 

@@ -12,7 +12,9 @@
 //! | time-out, cancel | the node is taken out |
 //! | signal | aside: passed over, it keeps its place |
 //! | vanished after it was fired | `vanish`: unlocks, or tells the next |
+//! | closed event loop | as one that vanished after it was fired |
 //! | fork | the child's queue is empty, nobody is told; locked stays locked (as with `threading.Lock`) |
+//! | exit | as every list (`wait.rs`): cancelled, then left; nobody unlocks |
 //!
 //! Invariant, under the lock: if it is free and somebody waits (not aside), one is told.
 

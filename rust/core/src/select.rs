@@ -18,7 +18,9 @@
 //! | a case | its place has the fate; every node is out of its list |
 //! | time-out, cancel | all nodes are taken out, every sender's place keeps its value |
 //! | signal | all nodes are aside, each keeps its place |
-//! | taker vanished | a received value is put back, a sent one stays sent |
+//! | taker vanished, closed event loop | a received value is put back, a sent one stays sent |
+//! | a channel is closed | a case like others: the place has the fate `Closed`, a sender keeps its value |
+//! | fork, exit | as every list (`wait.rs`): in the child no channel knows the select; at the exit it is cancelled, then left |
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 

@@ -21,6 +21,13 @@
 //! | fork | nobody: lists and nodes carry the epoch, the child's lists are empty | an error that says so |
 //! | exit | nobody fires | the waiter is left where it is |
 //!
+//! Ends that every list of waiters has alike (channels, select, the mutex, gates, latches); their tables say what is theirs
+//! | end | what happens |
+//! |---|---|
+//! | closed event loop | the task's stand-in keeps its place in the list until it is fired or the operation is dropped. Fired, it finds the loop closed (`gorun._hooks._wake`) and withdraws: what it was given goes back (`undo`), to the next waiter |
+//! | fork | in the child nobody waits: lists are of the parent's epoch, wheels are fresh, so nothing of the parent times out there. The state (buffer, lock, count) is as it was |
+//! | exit | goroutines are cancelled and given half a second (`gorun._runtime`), then nobody fires. A daemon thread that wakes during it ends by SystemExit (`door.rs`, `over`); the others are left where they are |
+//!
 //! Invariants:
 //! - A node is linked only while its owner is inside the wait; the owner takes it out before it goes on.
 //! - The list's lock is taken only by attached threads, with no safe point inside (DESIGN: the rule for locks).

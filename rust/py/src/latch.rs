@@ -1,4 +1,7 @@
 //! A counted event as a Python class: what the package's own Python code waits on.
+//!
+//! Who delivers: the last `done`, or `set`. Who claims, and every end of a wait: `gorun_core::wait` (a latch gives nothing
+//! that could be lost). Fork: what was open or counted stays so in the child, where nobody waits. It has no close.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

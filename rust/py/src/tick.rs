@@ -5,8 +5,17 @@
 //! begin a new turn under the same lock and empty the channel, so no value of an old turn is ever received after them.
 //!
 //! Life: the channel's Python object owns the timer; when it goes, the timer stops. The step that is under way owns a
-//! reference to the shared parts, and finds its turn over. Under fork the child's wheel is empty: a ticker of the parent
-//! does not tick there.
+//! reference to the shared parts, and finds its turn over. Nobody waits here: who receives has the ends of a channel
+//! (`gorun_core::chan`).
+//!
+//! | end of the timer | what happens |
+//! |---|---|
+//! | due | the step sends the time, or loses it if the last one was not received; a period begins anew |
+//! | `stop`, `reset`, the channel's object goes | the turn is over, its entry revoked, the buffer emptied |
+//! | receiver timed out, cancelled, interrupted, on a closed event loop | the timer goes on; a tick that nobody took lies in the buffer |
+//! | `shutdown` | it stands still until `go` or a wait starts the runtime again, then fires late |
+//! | fork | the child's wheel is empty: it does not tick there until it is reset |
+//! | exit | it does not fire any more |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

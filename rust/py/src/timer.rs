@@ -3,6 +3,15 @@
 //! One compare-and-swap decides between firing and `stop`: the goroutine either runs, or is freed unrun. The runtime
 //! holds a pending timer, so it fires also when its handle was dropped. Without: see `tick.rs`.
 //!
+//! | end of a timer with a function | what happens |
+//! |---|---|
+//! | due | the dormant goroutine becomes an ordinary one: cancel, `shutdown` and exit then treat it as any other |
+//! | `stop`, `reset` | won: freed unrun. Lost: it runs, and `False` says so |
+//! | `shutdown` before it is due | it is kept, and stands still until `go` or a wait starts the runtime again |
+//! | a signal, a closed event loop | nothing: no thread or task waits for it |
+//! | fork | the child's wheel is empty and the goroutine of another epoch: `stop` says False there, `reset` arms it anew |
+//! | exit | it does not fire any more |
+//!
 //! A raw static type, as `go`'s handle is: of what a timer that is started and stopped costs, two thirds were the tuple,
 //! the parsing and the allocation of an ordinary class.
 
