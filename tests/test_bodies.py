@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from tests._callers import LIMIT, until
 
 import gorun
 from gorun import Chan, go
+from gorun._gorun import Latch
 
 
 def spawned(fn: Any) -> gorun.Goroutine[Any]:
@@ -100,3 +102,68 @@ def test_a_sleep_of_nothing_keeps_its_name() -> None:
         gorun.sleep_async(0)
     with pytest.warns(RuntimeWarning, match="'gosched_async' was never awaited"):
         gorun.gosched_async()
+
+
+# ---- StopIteration -------------------------------------------------------------------------------
+
+
+async def _awaits(g: Any) -> Any:
+    return await g
+
+
+async def _awaits_twice(g: Any) -> Any:
+    with pytest.raises(RuntimeError) as raised:
+        await g
+    return raised.value.__cause__
+
+
+async def _shares(g: Any) -> Any:
+    # The same through a coroutine of ours that raises an outcome again.
+    return await gorun.SingleFlight().do_async("key", g.result)
+
+
+@pytest.mark.parametrize("awaits", [_awaits, _shares])
+@pytest.mark.parametrize("runner", [gorun.run, asyncio.run], ids=["goroutine", "task"])
+def test_a_stop_iteration_is_no_value_of_the_await(runner: Any, awaits: Any) -> None:
+    """It comes as the cause of a RuntimeError, as in generators and asyncio's futures.
+
+    Mutation: no `told_apart` in `stepped`: the await returns "boom" from Python 3.12 on.
+    """
+
+    def body() -> None:
+        raise StopIteration("boom")
+
+    g = gorun.go(body)
+    until(g.done)
+    with pytest.raises(RuntimeError, match="goroutine raised StopIteration") as raised:
+        runner(awaits(g))
+    cause = raised.value.__cause__
+    assert isinstance(cause, StopIteration)
+    assert cause.value == "boom"
+    # Who asks without an await gets it as it is, and so does each await after that.
+    assert g.exception() is cause
+    with pytest.raises(StopIteration, match="boom"):
+        g.result()
+    if awaits is _awaits:
+        assert runner(_awaits_twice(g)) is cause
+
+
+@pytest.mark.parametrize("runner", [gorun.run, asyncio.run], ids=["goroutine", "task"])
+def test_a_stop_iteration_after_a_wait(runner: Any) -> None:
+    """The same where the await has parked. Mutation: as above."""
+    gate = Latch()
+
+    def body() -> None:
+        gate.wait()
+        raise StopIteration
+
+    async def opens() -> None:
+        gorun.go(gate.set)
+
+    async def main() -> None:
+        g = gorun.go(body)
+        gorun.go(opens)
+        await g
+
+    with pytest.raises(RuntimeError, match="goroutine raised StopIteration"):
+        runner(main())

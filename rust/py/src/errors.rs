@@ -201,7 +201,7 @@ pub fn fetch() -> *mut PyObject {
 }
 
 /// Sets an exception (owned, taken over) as it is: its context is not touched.
-fn put_back(exc: *mut PyObject) {
+pub fn put_back(exc: *mut PyObject) {
     // SAFETY: attached; the calls take over the reference, and the new ones to its type and traceback.
     unsafe {
         #[cfg(Py_3_12)]

@@ -70,6 +70,26 @@ fn stepped(this: *mut PyObject) -> Res<Step> {
         Some(r) => r,
         None => op.step(),
     }
+    .map_err(told_apart)
+}
+
+/// The error that an await ends with. Who drives it reads a StopIteration as its end: it becomes the cause of a
+/// RuntimeError, as in generators and asyncio's futures.
+#[cold]
+fn told_apart(raised: Raised) -> Raised {
+    // SAFETY: attached, an error is set; the cause is owned, and given away.
+    unsafe {
+        if ffi::PyErr_ExceptionMatches(ffi::PyExc_StopIteration) == 0 {
+            return raised;
+        }
+        let stop = errors::fetch();
+        errors::runtime_error("goroutine raised StopIteration");
+        let error = errors::fetch();
+        ffi::PyException_SetContext(error, ffi::Py_NewRef(stop));
+        ffi::PyException_SetCause(error, stop);
+        errors::put_back(error);
+    }
+    raised
 }
 
 unsafe extern "C" fn am_send(
@@ -130,7 +150,8 @@ unsafe extern "C" fn throw(
             let op = Op(this.cast());
             let arg = |i: isize| if i < n { *args.offset(i) } else { null_mut() };
             if op.head().state == State::Foreign {
-                return match op.drive_inner(Some([arg(0), arg(1), arg(2)]))? {
+                let driven = op.drive_inner(Some([arg(0), arg(1), arg(2)]));
+                return match driven.map_err(told_apart)? {
                     Step::Yield => Ok(yielded(this)),
                     Step::Return(v) => {
                         done = Some(v);
