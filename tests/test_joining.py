@@ -15,6 +15,7 @@ import pytest
 
 import gorun
 from gorun._gorun import Latch
+from gorun._joining import _Stream
 
 LONG = 3600.0
 LIMIT = 20.0
@@ -289,3 +290,21 @@ def test_many_joiners() -> None:
     until(lambda: gorun.stats().waiting >= 221)
     gate.set()
     assert [h.result(LIMIT) for h in gs] == [True] * 220
+
+
+@pytest.mark.parametrize("name", ["as_completed", "as_completed_async"])
+def test_as_completed_made_and_dropped_has_done_nothing(name: str) -> None:
+    """Nor one that is kept and not begun. Mutation: register when it is made: its `finally` never runs."""
+    gate = Latch()
+    g = gorun.go(gate.wait)
+
+    def streams() -> int:
+        gc.collect()
+        return sum(type(o) is _Stream for o in gc.get_objects())
+
+    before = streams()
+    for _ in range(3):
+        getattr(gorun, name)([g])
+    assert streams() == before
+    gate.set()
+    assert g.result(LIMIT) is True

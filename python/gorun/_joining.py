@@ -130,8 +130,11 @@ class _Stream:
         self.ready: deque[Goroutine[Any]] = deque()
         self.lock = threading.Lock()
         self.latch: CountDown | None = None
+
+    def enter(self) -> None:
+        """Hear of the ends. At the first step: one that is made and dropped has done nothing."""
         self.callback = self._ended
-        for g in gs:
+        for g in self.gs:
             g.add_done_callback(self.callback)
 
     def leave(self) -> None:
@@ -180,6 +183,7 @@ def as_completed(
 
 def _sync(stream: _Stream) -> Iterator[Goroutine[Any]]:
     try:
+        stream.enter()
         while stream.left:
             got = stream.take()
             if isinstance(got, Goroutine):
@@ -208,6 +212,7 @@ def as_completed_async(
 
 async def _async(stream: _Stream) -> AsyncIterator[Goroutine[Any]]:
     try:
+        stream.enter()
         while stream.left:
             got = stream.take()
             if isinstance(got, Goroutine):
