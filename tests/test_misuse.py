@@ -281,3 +281,20 @@ def test_import_twice_is_one_module() -> None:
     again = importlib.import_module("gorun")
     assert again is gorun
     assert again.__version__ == gorun._gorun.__version__
+
+
+def test_a_foreign_awaitable_without_a_repr() -> None:
+    """What it yields is told by its type. Mutation: `repr` unguarded: its error comes in place of ours."""
+
+    class Odd:
+        def __repr__(self) -> str:
+            raise LookupError
+
+        def __await__(self) -> Any:
+            yield self
+
+    async def body() -> None:
+        await Odd()
+
+    with pytest.raises(TypeError, match=r"cannot await .*Odd: <.*Odd object at .*asyncio"):
+        gorun.run(body)

@@ -185,8 +185,12 @@ def warn_limit(max_threads: str) -> None:
 def foreign_awaitable(value: object) -> TypeError:
     """Make the error for an await of something that gorun cannot drive."""
     cls = type(value)
+    try:
+        text = repr(value)
+    except Exception:
+        text = object.__repr__(value)
     return TypeError(
-        f"a goroutine cannot await {cls.__module__}.{cls.__qualname__}: {value!r}. Await gorun's "
+        f"a goroutine cannot await {cls.__module__}.{cls.__qualname__}: {text}. Await gorun's "
         "own operations here, and reach an asyncio loop through gorun.asyncio"
     )
 
