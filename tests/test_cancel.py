@@ -529,6 +529,29 @@ def test_shields_nest() -> None:
     assert gorun.go(body).result(LIMIT) == "outside"
 
 
+def test_one_shield_is_no_nest() -> None:
+    """Entered while it is open it says so, and the cancel still arrives after it; later it can be used again.
+
+    Mutation: no `_free`: the second `_before` takes the first one's place, and the goroutine is shielded for ever.
+    """
+
+    def body() -> str:
+        gorun.current().cancel()  # type: ignore[union-attr]
+        shield = gorun.shield()
+        for _ in range(2):
+            with shield:
+                with pytest.raises(RuntimeError, match="open already"), shield:
+                    raise AssertionError("entered twice")
+                gorun.gosched()
+        try:
+            gorun.gosched()
+        except gorun.Cancelled:
+            return "outside"
+        return "never"
+
+    assert gorun.go(body).result(LIMIT) == "outside"
+
+
 def test_shield_with_an_error_inside() -> None:
     def body() -> str:
         try:

@@ -217,7 +217,7 @@ class shield(  # noqa: N801  (reads as a statement)
     A cancel that arrives inside waits until the block has ended and is delivered at the next
     cancel point after it, as does the end of a ``timeout`` or the failure of a ``Group`` around the
     shield; those inside the shield work. Where nothing can be cancelled (a thread outside of scopes,
-    an asyncio task) it does nothing.
+    an asyncio task) it does nothing. RuntimeError where this shield is open: to nest, make another.
 
     >>> import gorun
     >>> def work() -> bool:
@@ -231,8 +231,13 @@ class shield(  # noqa: N801  (reads as a statement)
 
     def __init__(self) -> None:
         self._before: int | None = None
+        self._free = [True]  # emptied while it is open; by `pop`, which one caller wins
 
     def __enter__(self) -> Self:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise RuntimeError("this shield is open already: make another one") from None
         self._before = _gorun._shield_enter()
         return self
 
@@ -244,6 +249,7 @@ class shield(  # noqa: N801  (reads as a statement)
     ) -> None:
         if self._before is not None:
             _gorun._shield_exit(self._before)
+        self._free.append(True)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
