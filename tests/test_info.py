@@ -247,3 +247,31 @@ def test_the_kernel_knows_the_names_that_python_knows() -> None:
     name, number = gorun.go(body).result(LIMIT)
     assert name.startswith("gorun-m")
     assert os.path.exists(f"/proc/self/task/{number}")
+
+
+def test_what_sysmon_found_blocked_is_blocked(maxprocs: int) -> None:
+    """A goroutine whose P was taken away while it waits in a call of the system; and running again once it computes.
+
+    Mutation: `state_name` does not ask `is_blocked_unseen`; that one does not look at the thread.
+    """
+    (r, w), stop = os.pipe(), threading.Event()
+
+    def body() -> None:
+        os.read(r, 1)
+        while not stop.is_set():
+            pass
+
+    gs = [gorun.go(body) for _ in range(maxprocs + 2)]
+    # All but those that keep their P because nobody waits for it.
+    until(lambda: [info(g).state for g in gs].count("blocked") >= 2)
+    found = next(info(g) for g in gs if info(g).state == "blocked")
+    assert (found.wait_reason, found.waiting) == ("", 0.0)
+    assert gorun.stats().waiting >= 2
+    assert gorun.stats().ms_blocked == 0 < gorun.stats().ms_without_p
+    os.write(w, b"x" * len(gs))
+    until(lambda: {info(g).state for g in gs} == {"running"})
+    stop.set()
+    for g in gs:
+        g.result(LIMIT)
+    os.close(r)
+    os.close(w)

@@ -281,7 +281,9 @@ class PStats(NamedTuple):
 class Stats(NamedTuple):
     """Counters of the runtime; ``ready_mean`` and ``ready_max`` are seconds from ready to running.
 
-    The latencies come from a sample of one in 64.
+    The latencies come from a sample of one in 64. ``ms_blocked`` are the threads inside gorun's own
+    blocking calls and ``with blocking()``; ``ms_without_p`` those that were found blocked in another
+    call, until their goroutine has ended or awaits.
     """
 
     gomaxprocs: int
@@ -318,9 +320,9 @@ def stats() -> Stats:
 class GoroutineInfo(NamedTuple):
     """One live goroutine, as ``goroutines()`` saw it.
 
-    ``state`` is "runnable", "running", "waiting" or "blocked"; ``wait_reason`` is "" unless it
-    waits, and ``waiting`` says for how many seconds; ``created_at`` and ``at`` are "file:line in
-    function" or None.
+    ``state`` is "runnable", "running", "waiting" or "blocked" (a thread waits with it). ``wait_reason``
+    is "" unless it waits in a gorun operation, and ``waiting`` says for how many seconds, but not of a
+    call that was found blocked. ``created_at`` and ``at`` are "file:line in function" or None.
     """
 
     id: int

@@ -14,6 +14,7 @@ pub fn state_name(g: PyG) -> &'static str {
     let blocked = g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0;
     match g.waker.word.phase() {
         Phase::Running if !blocked && !rt().is_on_an_m(g) => "runnable",
+        Phase::Running if !blocked && rt().is_blocked_unseen(g) => "blocked",
         Phase::Running if !blocked => "running",
         Phase::Parked if !blocked => "waiting",
         Phase::New | Phase::Done => "ended",
@@ -138,7 +139,9 @@ pub fn _goroutines(py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         }
         let state = state_name(g);
         if state != "ended" && g.id.load(Ordering::Relaxed) != 0 {
-            let waits = matches!(state, "waiting" | "blocked");
+            // Where sysmon found it blocked nobody noted why and since when.
+            let waits = state == "waiting"
+                || state == "blocked" && g.flags.load(Ordering::Relaxed) & flag::BLOCKED != 0;
             let since = g.since();
             let waiting = if waits {
                 now.saturating_sub(since) as f64 / 1e9

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::owner::Token;
 use super::p::P;
 use super::probe::Verdict;
+use super::{GRef, MCtl};
 use crate::host::Host;
 use crate::prim::asym;
 use crate::prim::atomic::{AtomicU32, Ordering, fence};
@@ -301,6 +302,22 @@ impl<H: Host> Runtime<H> {
         }
         // If that is old news, its seat names another acquisition.
         p.owner.in_body(&self.m_ctl(id).seat)
+    }
+
+    /// True if an M runs it without a P, which sysmon took away, and is still in the call that it was seen in: a look at
+    /// the thread finds it neither at work nor waiting for the interpreter.
+    pub fn is_blocked_unseen(&self, g: GRef<H>) -> bool {
+        let is_its = |c: &&&MCtl<H>| c.g.load(Ordering::Relaxed) == g.as_ptr();
+        let Some(ctl) = self.ctls().iter().find(is_its) else {
+            return false;
+        };
+        ctl.without_p.load(Ordering::Relaxed)
+            && ctl.probe.lock().as_ref().is_some_and(|probe| {
+                matches!(
+                    probe.sample(&self.interp(), self.now()),
+                    Verdict::Blocked | Verdict::Maybe
+                )
+            })
     }
 
     fn forget_probe(&self, p: &P<H>) {
