@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests import _child
 
 import gorun
 
@@ -85,12 +85,12 @@ def test_errors_in_callbacks_go_to_the_hook(hook_errors: Any) -> None:
     g = gorun.go(gate.wait)
     g.add_done_callback(lambda _: fails("one"))
     g.add_done_callback(lambda _: out.append(1))
-    g.add_done_callback(lambda _: sys.exit("three"))
+    g.add_done_callback(lambda _: fails("three"))
     gate.set()
     assert g.result(LIMIT) is True
-    first, second = hook_errors.take(2)
+    [first, second] = hook_errors.take(2)
     assert (first.exc_value.args, first.goroutine) == (("one",), g)
-    assert second.exc_type is SystemExit
+    assert second.exc_value.args == ("three",)
     assert out == [1]
     g.add_done_callback(lambda _: fails("late"))
     [args] = hook_errors.take()
@@ -163,3 +163,76 @@ def test_dropping_a_callback() -> None:
     until(lambda: out)
     g._drop_done_callback(b)
     assert out == [1]
+
+
+# ---- ends of the program, asked for in a callback ------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_passes_to_who_adds_late(error: Any, hook_errors: Any) -> None:
+    """A callback that runs at once does so on the caller's thread: Ctrl-C there is meant for the caller.
+
+    Mutation: `passes` is reported like other errors.
+    """
+    g = gorun.go(abs, -1)
+    g.result(LIMIT)
+
+    def callback(g: Any) -> None:
+        raise error
+
+    with pytest.raises(error):
+        g.add_done_callback(callback)
+
+    def body() -> bool:
+        with pytest.raises(error):
+            g.add_done_callback(callback)
+        return gorun.current() is not None
+
+    assert gorun.go(body).result(LIMIT)
+    assert hook_errors.left() == []
+
+
+def test_on_an_m_the_hook_gets_a_keyboard_interrupt_and_no_exit(hook_errors: Any) -> None:
+    """Nobody is there to end by it, and the others run. Mutation: report SystemExit; let either pass."""
+    gate = threading.Event()
+    out: list[int] = []
+
+    def exits(g: Any) -> None:
+        raise SystemExit(3)
+
+    def interrupts(g: Any) -> None:
+        raise KeyboardInterrupt
+
+    g = gorun.go(gate.wait)
+    g.add_done_callback(exits)
+    g.add_done_callback(interrupts)
+    g.add_done_callback(lambda g: out.append(1))
+    gate.set()
+    g.result(LIMIT)
+    until(lambda: out)
+    assert [args.exc_type for args in hook_errors.take()] == [KeyboardInterrupt]
+
+
+def test_shutdown_in_a_callback_is_refused() -> None:
+    """The M that runs it would wait for itself. Mutation: `shutdown` looks at `current()`."""
+    ended = _child.run(
+        """
+        out = []
+        def callback(g):
+            try:
+                gorun.shutdown()
+            except RuntimeError as error:
+                out.append(str(error))
+            told.set()
+
+        told = threading.Event()
+        gate = threading.Event()
+        g = go(gate.wait)
+        g.add_done_callback(callback)
+        gate.set()
+        print(told.wait(20), out)
+        sys.stdout.flush()
+        os._exit(0)
+        """
+    )
+    assert ended.out == "True ['gorun.shutdown() inside a goroutine would wait for itself']"

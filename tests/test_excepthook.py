@@ -179,3 +179,18 @@ def test_the_hook_may_use_gorun(hook_errors: Any) -> None:
         gorun.excepthook = usual
     assert out[0] == 3
     assert out[1].exception().args == ("kept",)
+
+
+def test_a_report_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at the same time do not run into each other. Mutation: `print`, then `print_exception`."""
+    writes: list[str] = []
+
+    class Err(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    error = LookupError("whole")
+    monkeypatch.setattr(sys, "stderr", Err())
+    gorun._hooks.excepthook(gorun.ExceptHookArgs(LookupError, error, None, None))
+    assert writes == ["Exception in a goroutine:\nLookupError: whole\n"]

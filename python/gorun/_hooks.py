@@ -112,7 +112,8 @@ def excepthook(args: ExceptHookArgs, /) -> None:
     """Print an error that nobody took to ``sys.stderr``, with the place of the goroutine's birth.
 
     ``args`` has ``exc_type``, ``exc_value``, ``exc_traceback`` and ``goroutine``. Assign a function
-    to ``gorun.excepthook`` to replace it. SystemExit does not come here. Where Go panics.
+    to ``gorun.excepthook`` to replace it. SystemExit does not come here. At the exit of the
+    interpreter errors come whose goroutine is still held by somebody. Where Go panics.
 
     >>> import gorun
     >>> gorun.excepthook is gorun._hooks.excepthook
@@ -124,8 +125,9 @@ def excepthook(args: ExceptHookArgs, /) -> None:
     g = args.goroutine
     name = "a goroutine" if g is None else f"goroutine {g.id} ({g.name})"
     where = None if g is None else _created.get(g.id)
-    print(f"Exception in {name}{f', created at {where}' if where else ''}:", file=err)
-    traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback, file=err)
+    head = f"Exception in {name}{f', created at {where}' if where else ''}:\n"
+    trace = traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)
+    err.write("".join((head, *trace)))  # in one: others report at the same time
 
 
 def report(exc: BaseException, goroutine: Goroutine[Any] | None, created_at: str | None) -> None:

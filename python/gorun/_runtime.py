@@ -362,13 +362,14 @@ def shutdown(timeout: float | None = None) -> bool:
 
     ``timeout`` in seconds (None: no limit) is for the whole. ``go`` afterwards starts the runtime
     anew, and so does a thread's gorun call that waits, and an await of an asyncio task, while timers are
-    pending: those are kept. RuntimeError inside a goroutine. Runs at interpreter exit with a short limit.
+    pending: those are kept. RuntimeError on a thread that runs goroutines: in one, and in a done callback
+    or finalizer there. Runs at interpreter exit with a short limit.
 
     >>> import gorun
     >>> gorun.shutdown(5.0)
     True
     """
-    if _gorun.current() is not None:
+    if _gorun._on_an_m():  # current() is None in done callbacks and finalizers
         raise RuntimeError("gorun.shutdown() inside a goroutine would wait for itself")
     limit = _settings.check_timeout(timeout)
     end = None if limit is None else time.monotonic() + max(limit, 0.0)
@@ -406,7 +407,10 @@ def _at_exit() -> None:
     try:
         _cancel_all(lambda: max(0.0, end - time.monotonic()))
     finally:
-        if _gorun._stop(max(0.05, end - time.monotonic())):
+        stopped = _gorun._stop(max(0.05, end - time.monotonic()))
+        # Now: when their handles go, the user's hook may have gone first.
+        _gorun._report_unasked()
+        if stopped:
             _hooks.join_threads(max(end, time.monotonic() + 0.05))
 
 

@@ -12,8 +12,8 @@ use crate::host::Host;
 use crate::prim::atomic::fence;
 use crate::prim::{Lock, Parker, atomic as modelled};
 use crate::sched::{
-    G, GRef, Global, Interp, Kind, M, MCtl, P, Packet, Pool, ProbeMode, Quiet, Sched, Sysmon,
-    Ticket, TimerSlot, WaitReason, Waker, flag,
+    G, GRef, Global, Interp, Kind, M, MCtl, P, Packet, Phase, Pool, ProbeMode, Quiet, Sched,
+    Sysmon, Ticket, TimerSlot, WaitReason, Waker, flag,
 };
 use crate::trace::Event;
 
@@ -570,15 +570,13 @@ impl<H: Host> Runtime<H> {
 
     /// Every G that is in use.
     pub fn goroutines(&self) -> Vec<GRef<H>> {
-        let live = |g: &GRef<H>| {
-            g.id.load(Ordering::Relaxed) != 0
-                && g.flags.load(Ordering::Relaxed) & (flag::INTERNAL | flag::TIMER) == 0
-                && !matches!(
-                    g.waker.word.phase(),
-                    crate::sched::Phase::Done | crate::sched::Phase::New
-                )
-        };
-        self.pool.all().into_iter().filter(live).collect()
+        self.pool
+            .in_phase(|phase| !matches!(phase, Phase::Done | Phase::New))
+    }
+
+    /// Every G that has ended and may still be referred to.
+    pub fn ended(&self) -> Vec<GRef<H>> {
+        self.pool.in_phase(|phase| phase == Phase::Done)
     }
 
     /// How many were created and have ended.

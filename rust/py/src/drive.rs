@@ -359,7 +359,8 @@ unsafe fn end(
         rt.finish(m, g);
         if let Some(latch) = g.latch() {
             let callbacks = latch.with(|e, _| std::mem::take(&mut e.callbacks));
-            goroutine::run_callbacks(rt, g, callbacks);
+            // Nothing passes: nobody calls us.
+            let _ = goroutine::run_callbacks(rt, g, callbacks, false);
         }
         Outcome::Done
     }

@@ -285,6 +285,12 @@ pub fn num_goroutine() -> u64 {
     created.saturating_sub(ended)
 }
 
+/// True on the thread of an M, also where no goroutine is current: in done callbacks and finalizers.
+#[pyfunction]
+pub fn _on_an_m() -> bool {
+    rt().current_m().is_some()
+}
+
 /// Handles of all live goroutines, for `shutdown`.
 #[pyfunction]
 pub fn _live(py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {

@@ -223,10 +223,11 @@ mod _gorun {
     #[pymodule_export]
     use crate::gate::PyGate;
     #[pymodule_export]
-    use crate::goroutine::{_take, current};
+    use crate::goroutine::{_report_unasked, _take, current};
     #[pymodule_export]
     use crate::info::{
-        _goroutines, _live, _stacks, _stats, _trace, _trace_events, _tricks, num_goroutine,
+        _goroutines, _live, _on_an_m, _stacks, _stats, _trace, _trace_events, _tricks,
+        num_goroutine,
     };
     #[pymodule_export]
     use crate::latch::PyLatch;

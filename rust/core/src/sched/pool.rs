@@ -5,9 +5,11 @@
 //! - Slabs are kept when Gs end: the peak number of goroutines decides the memory (about 150 bytes each). That is the
 //!   price of wakers that need no reference count.
 
-use super::g::{G, GRef};
+use super::Phase;
+use super::g::{G, GRef, flag};
 use crate::host::Host;
 use crate::prim::Lock;
+use std::sync::atomic::Ordering;
 
 /// How many Gs a slab holds, and how many move between a P's cache and the shared list at once.
 pub const BATCH: usize = if cfg!(loom) { 2 } else { 128 };
@@ -83,6 +85,16 @@ impl<H: Host> Pool<H> {
             // SAFETY: came from Box::leak, once.
             drop(unsafe { Box::from_raw(std::ptr::from_ref(slab).cast_mut()) });
         }
+    }
+
+    /// The goroutines of users that are in such a phase.
+    pub fn in_phase(&self, wanted: impl Fn(Phase) -> bool) -> Vec<GRef<H>> {
+        let mut all = self.all();
+        all.retain(|g| {
+            let hidden = g.flags.load(Ordering::Relaxed) & (flag::INTERNAL | flag::TIMER) != 0;
+            !hidden && g.id.load(Ordering::Relaxed) != 0 && wanted(g.waker.word.phase())
+        });
+        all
     }
 
     /// Every G there is memory for, in use or not.

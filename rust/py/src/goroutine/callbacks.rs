@@ -3,9 +3,10 @@
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 
+use super::handle::is_unasked;
 use super::{handle, is_done, of};
 use crate::body::{Callback, Owned};
-use crate::errors::{self, aside, attached, guard, repr, type_error};
+use crate::errors::{self, Raised, Res, aside, attached, guard, repr, type_error};
 use crate::rt::{PyG, Rt, rt};
 
 pub(super) unsafe extern "C" fn add_done_callback(
@@ -41,7 +42,7 @@ pub(super) unsafe extern "C" fn add_done_callback(
                 }
             });
         }
-        run_callbacks(rt(), g, late.into_iter().collect());
+        run_callbacks(rt(), g, late.into_iter().collect(), true)?;
         // SAFETY: a static.
         Ok(unsafe { ffi::Py_NewRef(ffi::Py_None()) })
     })
@@ -75,10 +76,14 @@ pub(super) unsafe extern "C" fn drop_done_callback(
 }
 
 /// Runs done callbacks in order; their errors go to the excepthook. No goroutine is current meanwhile.
-pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Callback>) {
+///
+/// `at_once`: on the thread of who adds one after the end. A KeyboardInterrupt is meant for that thread, and a
+/// SystemExit too: they pass to the caller. On an M nobody is there to end by it.
+pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Callback>, at_once: bool) -> Res<()> {
     if callbacks.is_empty() {
-        return;
+        return Ok(());
     }
+    let mut passes = None;
     let m = rt.current_m();
     let before = m.and_then(|m| m.set_goroutine(None));
     // SAFETY: attached; the caller keeps `g`.
@@ -93,7 +98,15 @@ pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Callback>) {
             });
             if r.is_null() {
                 let exc = errors::fetch();
-                report(exc, h);
+                let is = |class| ffi::PyErr_GivenExceptionMatches(exc, class) != 0;
+                let exit = is(ffi::PyExc_SystemExit);
+                if at_once && (exit || is(ffi::PyExc_KeyboardInterrupt)) {
+                    passes = Some(exc);
+                    continue;
+                }
+                if !exit {
+                    report(exc, h);
+                }
                 ffi::Py_DECREF(exc);
             } else {
                 ffi::Py_DECREF(r);
@@ -104,6 +117,13 @@ pub fn run_callbacks(rt: Rt, g: PyG, callbacks: Vec<Callback>) {
     unsafe { ffi::Py_XDECREF(h) };
     if let Some(m) = m {
         m.set_goroutine(before);
+    }
+    match passes {
+        None => Ok(()),
+        Some(exc) => {
+            errors::put_back(exc);
+            Err(Raised)
+        }
     }
 }
 
@@ -145,6 +165,24 @@ pub(super) fn report_unasked(g: PyG, h: *mut PyObject) {
             },
         );
         report(exc, h);
+    }
+}
+
+/// Reports the errors that nobody asked for and whose handles still live. At the exit: when these die with their modules
+/// there is no hook to be found any more, or it is itself what keeps them.
+#[pyfunction]
+pub fn _report_unasked() {
+    let rt = rt();
+    for g in rt.ended() {
+        // A reference of ours while we look: it is not used again meanwhile.
+        if !g.try_retain() {
+            continue;
+        }
+        // SAFETY: Done: read-only.
+        if is_unasked(g) && unsafe { (*g.body.get()).take() } {
+            report_orphan(g);
+        }
+        rt.release(g);
     }
 }
 

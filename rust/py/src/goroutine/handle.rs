@@ -214,7 +214,7 @@ unsafe fn drop_handle(h: *mut PyObject) {
 }
 
 /// True for one that ended with an error that nobody asked for.
-fn is_unasked(g: PyG) -> bool {
+pub(super) fn is_unasked(g: PyG) -> bool {
     // SAFETY: Done: read-only.
     is_done(g) && unsafe { (*g.body.get()).ended() == Ended::Error && !(*g.body.get()).is_taken() }
 }

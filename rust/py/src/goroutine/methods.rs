@@ -263,7 +263,8 @@ True if it has ended by a cancel; never waits.
 Call fn(goroutine) at the end, on the thread that ends it, or at once if it has ended.
 
 Callbacks run in the order of adding, each in a copy of the context of this call; current() is None
-there, and their errors go to excepthook. Raises TypeError unless fn is callable.
+there, and their errors go to excepthook. One that runs at once passes KeyboardInterrupt and
+SystemExit to the caller. Raises TypeError unless fn is callable.
 
 >>> import gorun
 >>> g = gorun.go(abs, -1)

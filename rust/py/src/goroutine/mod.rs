@@ -20,7 +20,7 @@ use pyo3::ffi::{self, PyObject};
 use crate::rawtype::StaticType;
 use crate::rt::PyG;
 
-pub use callbacks::{report_orphan, run_callbacks};
+pub use callbacks::{_report_unasked, report_orphan, run_callbacks};
 pub use cancel::{deliver, raise, raise_cancelled};
 pub use handle::{adopt, alloc, handle};
 pub use methods::{_take, current, init};
