@@ -29,7 +29,8 @@ def case(inner):
 def operation(inner, ch=gorun.Chan()):
     return ch.send_async(inner)
 def handle(inner):
-    g = go(lambda: inner)
+    is_operation = hasattr(inner, "send") and hasattr(inner, "throw")  # it would be awaited
+    g = go(lambda: [inner] if is_operation else inner)
     g.result(20)
     return g
 def timer(inner):

@@ -275,6 +275,11 @@ pub struct ChanWork {
 }
 
 impl ChanWork {
+    /// A value that was not sent, or not taken.
+    pub fn holds_value(&self) -> bool {
+        self.place.value.is_some()
+    }
+
     /// Of the Chan object `chan`; `value` for a send.
     #[inline(always)]
     pub fn work(chan: *mut PyObject, form: Form, value: Option<Owned>) -> Work {

@@ -251,7 +251,11 @@ unsafe extern "C" fn dealloc(this: *mut PyObject) {
             given_up(op);
         }
         if working {
-            local().deaths.end(this, drop_working);
+            // A thread-local is a call: most have nothing left that could be the next of a chain.
+            match &(*this.cast::<Full>()).work {
+                Work::Chan(w) if !w.holds_value() => drop_working(this),
+                _ => local().deaths.end(this, drop_working),
+            }
         } else {
             drop_inner(op);
             let spare = local().spare_op.replace(this);
