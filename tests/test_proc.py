@@ -142,6 +142,76 @@ def test_frames_of_any_size_arrive_whole_and_in_order(
     sender.join()
 
 
+def large_segments() -> int:
+    """Has this worker make segments of 4 GiB, of which nearly nothing is ever touched."""
+    sys.modules["_gorun_wire"].SMALLEST_SEGMENT = 1 << 32  # type: ignore[attr-defined]
+    return os.getpid()
+
+
+@pytest.mark.no_matrix
+def test_segments_may_be_larger_than_4_gib(
+    wires: tuple[wire.Wire, wire.Wire], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame of 2 GiB and 5 bytes needs one of 4 GiB. Mutation: HEADER has 32 bits for that."""
+    size = (1 << 31) + 5
+    head = (wire.BATCH, 1, 2, 3, size, 4, 1 << 32)
+    assert wire.HEADER.unpack(wire.HEADER.pack(*head)) == head
+    monkeypatch.setattr(wire, "SMALLEST_SEGMENT", 1 << 32)
+    mine, theirs = wires
+    mine.put(wire.BATCH, 1, 1, b"x" * 100_000)
+    mine.flush()
+    frame = take(theirs)
+    assert frame.segment
+    assert bytes(frame.data) == b"x" * 100_000
+    theirs.done_with(frame)
+    with gorun.Executor(1, on="process") as executor:
+        assert executor.submit(len, b"y" * 100_000).result(HANG) == 100_000
+        executor.submit(large_segments).result(HANG)
+        assert executor.submit(bytes, 100_000).result(HANG) == bytes(100_000)
+
+
+def no_place(*_: object) -> Any:
+    """In place of `Wire._place`, where there is no memory left."""
+    raise MemoryError("none left")
+
+
+def no_place_here() -> int:
+    """Leaves this worker without memory for large results."""
+    sys.modules["_gorun_wire"].Wire._place = no_place  # type: ignore[attr-defined]
+    return os.getpid()
+
+
+@pytest.mark.no_matrix
+def test_what_cannot_be_packed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On either side: not the pool, not its worker, not what was sent with it.
+
+    Mutations: `Crew._send` looks after `dumps` alone; `do_call` or `answer` do.
+    """
+    with gorun.Executor(1, on="process") as executor:
+        worker = executor.submit(os.getpid).result(HANG)
+        with monkeypatch.context() as patch:
+            patch.setattr(wire.Wire, "_place", no_place)
+            futures = [executor.submit(len, b"x" * size) for size in (1, 100_000, 2, 3)]
+            with pytest.raises(pickle.PicklingError, match="none left"):
+                futures[1].result(HANG)
+            assert [futures[n].result(HANG) for n in (0, 2, 3)] == [1, 2, 3]
+        assert executor.submit(len, b"x" * 100_000).result(HANG) == 100_000
+        assert executor.submit(no_place_here).result(HANG) == worker
+        with pytest.raises(pickle.PicklingError, match="none left"):
+            executor.submit(bytes, 100_000).result(HANG)
+        assert executor.submit(os.getpid).result(HANG) == worker
+        assert list(executor.map(abs, range(100), chunksize=10)) == list(range(100))
+
+    def large(n: int) -> int | bytes:
+        no_place_here()
+        return bytes(100_000) if n == 7 else n
+
+    with gorun.map(large, range(10), on="process", workers=1, chunk=5, errors="return") as results:
+        got = list(results)
+    assert [n for n in got if isinstance(n, int)] == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert isinstance(got[7], pickle.PicklingError)
+
+
 @pytest.mark.no_matrix
 def test_a_segment_is_used_again_once_it_is_free(wires: tuple[wire.Wire, wire.Wire]) -> None:
     """Not while anything lives in it: then it is the receiver's, and gone with that.

@@ -308,9 +308,9 @@ class Worker:
         if job is None:  # it could not be had, and the parent knows
             self.wire.done_with(frame)
             return
-        if self.wire.keeps_many:
-            frame.copy()
         try:
+            if self.wire.keeps_many:
+                frame.copy()
             items = loads(frame.data, buffers=frame.buffers)
         except BaseException as error:
             self.wire.done_with(frame)
@@ -355,12 +355,15 @@ class Worker:
                 data = dumps((value, error, seconds), 5)
             else:
                 data, buffers = wire.dumps((value, error, seconds), self.by_value)
-        except BaseException:
-            (value,), errors = self.sorted_out([value], {})
-            error = errors.get(0)
-            data, buffers = wire.dumps((value, error, seconds), self.by_value)
+            with self.sending:
+                self.wire.put(wire.RESULT, frame.number, 1, data, buffers)
+        except BaseException as why:
+            _, errors = self.sorted_out([value], {} if error is None else {0: error}, why)
+            buffers.clear()
+            with self.sending:
+                data = dumps((None, errors[0], seconds), 5)
+                self.wire.put(wire.RESULT, frame.number, 1, data)
         with self.sending:
-            self.wire.put(wire.RESULT, frame.number, 1, data, buffers)
             del value, buffers
             self.look_at_memory(began)
             self.flush()
@@ -425,28 +428,42 @@ class Worker:
                     values[place] = None
                     errors[place] = pack_error(value.error, self)
         flush_output()
-        try:
-            data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
-        except BaseException:
-            values, errors = self.sorted_out(values, errors or {})
-            data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
-        self.wire.put(kind, batch.number, len(values), data, buffers)
-        del values, buffers
+        for last in (False, False, True):
+            try:
+                data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
+                self.wire.put(kind, batch.number, len(values), data, buffers)
+                break
+            except BaseException as why:
+                if last:
+                    raise
+                values, errors = self.sorted_out(values, errors or {}, why)
+        del values, data, buffers
         if kind == wire.DONE:
             done.clear()
         if frame is not None:
             self.wire.done_with(frame)
         self.flush()
 
-    def sorted_out(self, values: list[Any], errors: dict[int, Any]) -> tuple[list[Any], Any]:
-        """As `values` and `errors`, with what cannot be pickled as an error."""
+    def sorted_out(
+        self, values: list[Any], errors: dict[int, Any], why: BaseException
+    ) -> tuple[list[Any], dict[int, Any]]:
+        """As `values` and `errors`, with what cannot be pickled as an error.
+
+        If each can be, they are too much for the memory there is, which `why` says: all are errors.
+        """
+        bad: dict[int, BaseException] = {}
         for place, value in enumerate(values):
             try:
                 wire.dumps(value, self.by_value)
             except BaseException as error:
-                values[place] = None
-                kind, text = type(error), f"{error} (the result {shown(value)})"
-                errors[place] = ("unsent", kind.__name__, text, "")
+                bad[place] = error
+        if not bad:
+            large = (n for n, value in enumerate(values) if n in errors or type(value) not in PLAIN)
+            bad = dict.fromkeys(large, why)
+        for place, cause in bad.items():
+            text = f"{cause} (the result {shown(values[place])})"
+            values[place] = None
+            errors[place] = ("unsent", type(cause).__name__, text, "")
         return values, errors
 
     def send(self, kind: int, number: int, count: int, thing: Any) -> None:

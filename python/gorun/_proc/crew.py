@@ -361,31 +361,29 @@ class Crew:
         return worker
 
     def _send(self, worker: Worker, numbers: Sequence[int], items: list[Any]) -> None:
-        if self._calls and len(items) == 1 and type(items[0]) is bytes and worker.takes_calls:
-            self._sizing.sent(1, len(items[0]))
-            worker.call(numbers[0], items[0])
-            if worker.left == 0:
-                worker.leave()
-            self._flush(worker)
-            return
+        one = len(items) == 1
         try:
-            packed = self._codec.dumps(items)
-        except Exception as error:
-            if len(items) > 1:
-                self._one_by_one(numbers, items)
+            if one and self._calls and type(items[0]) is bytes and worker.takes_calls:
+                size = len(items[0])
+                worker.call(numbers[0], items[0])
             else:
-                told = unsendable(self._client.name(numbers[0]), error)
-                told.__cause__ = error
-                self._client.answer(numbers, [None], {0: told})
+                data, buffers = packed = self._codec.dumps(items)
+                size = len(data) + sum(b.nbytes for b in buffers)
+                worker.send(numbers, items, packed)
+                worker.batches[-1].known = len(self._codec.by_value)
+        except Exception as error:  # also where there is no memory for what was pickled
+            if not one:
+                self._one_by_one(numbers, items)
+                return
+            told = unsendable(self._client.name(numbers[0]), error)
+            told.__cause__ = error
+            self._client.answer(numbers, [None], {0: told})
             return
-        data, buffers = packed
-        self._sizing.sent(len(items), len(data) + sum(b.nbytes for b in buffers))
-        worker.send(numbers, items, packed)
-        worker.batches[-1].known = len(self._codec.by_value)
+        self._sizing.sent(len(items), size)
         if worker.left == 0:
             worker.leave()
         self._flush(worker)
-        if len(worker.batches) > 1 or len(items) > 1:
+        if len(worker.batches) > 1 or not one:
             self._look_at(_clock() + HELD)
 
     def _one_by_one(self, numbers: Sequence[int], items: list[Any]) -> None:
@@ -488,9 +486,9 @@ class Crew:
         batch = worker.batches.popleft()
         assert batch.number == frame.number
         number = batch.numbers[0]
-        frame.copy()
         error = None
         try:
+            frame.copy()
             value, packed, seconds = pickle.loads(frame.data, buffers=frame.buffers)
             self._sizing.ran(1, seconds)
             error = None if packed is None else unpack_error(packed, self._client.name(number))
@@ -513,9 +511,9 @@ class Crew:
         batch = worker.batches[0]
         assert batch.number == frame.number
         numbers = batch.numbers[batch.answered : batch.answered + frame.count]
-        frame.copy()  # for what lives in them: the segment is wanted back
         errors: dict[int, BaseException] = {}
         try:
+            frame.copy()  # for what lives in them: the segment is wanted back
             values, packed, seconds, back = pickle.loads(frame.data, buffers=frame.buffers)
         except BaseException as error:
             values, packed, seconds, back = [None] * frame.count, None, 0.0, 0

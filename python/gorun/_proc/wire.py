@@ -38,7 +38,7 @@ READY, DONE, PART, BAD, RESULT, GROWN = 11, 12, 13, 14, 15, 16
 FREE, LOST, DROP = 21, 22, 23
 
 # kind, number of buffers, number, count, bytes of the body, segment (0: inline), its new size
-HEADER = struct.Struct("<IIQQQII")
+HEADER = struct.Struct("<IIQQQIQ")
 SIZES = "<{}Q"
 ALIGNED = 64
 
@@ -171,7 +171,7 @@ class Wire:
         data: bytes = b"",
         buffers: Sequence[memoryview] = (),
     ) -> None:
-        """Has a frame sent by the next `flush`."""
+        """Has a frame sent by the next `flush`. Where that raises, nothing of it will be."""
         parts: list[Chunk] = [data]
         size = len(data)
         if buffers:
@@ -248,9 +248,13 @@ class Wire:
                 return 0, 0, None
             import mmap
 
-            self._last = number = self._last + 1
             # A descriptor of its own: the mapping's is closed when it likes.
-            memory_of = mmap.mmap(fd, fresh)
+            try:
+                memory_of = mmap.mmap(fd, fresh)
+            except BaseException:
+                os.close(fd)
+                raise
+            self._last = number = self._last + 1
             self._mine[number] = (memory_of, fresh)
         at = 0
         for part in parts:

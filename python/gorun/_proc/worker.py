@@ -93,11 +93,11 @@ class Worker:
         """Hands a batch over."""
         self._last += 1
         batch = Batch(self._last, numbers, items, time.monotonic())
+        self.wire.put(wire.BATCH, batch.number, len(items), *packed)  # first: it may raise
         os.write(self._ends.tokens[1], wire.TOKEN.pack(batch.number))
         self.batches.append(batch)
         if self.left is not None:
             self.left -= len(items)
-        self.wire.put(wire.BATCH, batch.number, len(items), *packed)
 
     @property
     def takes_calls(self) -> bool:
@@ -109,10 +109,10 @@ class Worker:
         self._last += 1
         batch = Batch(self._last, (number,), [item], time.monotonic())
         batch.alone = True
+        self.wire.put(wire.CALL, batch.number, 1, item)  # first: it may raise
         self.batches.append(batch)
         if self.left is not None:
             self.left -= 1
-        self.wire.put(wire.CALL, batch.number, 1, item)
 
     def regain(self) -> list[Batch]:
         """Takes back the batches that it has not begun: all but those whose token it has."""
