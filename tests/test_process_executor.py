@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import signal
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -347,6 +348,88 @@ def test_ctrl_c_at_exit() -> None:
     assert "KeyboardInterrupt" in ended.err
     assert ended.exit_seconds is not None
     assert ended.exit_seconds < 15
+
+
+INTERRUPTED = """
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        folder = {folder!r}
+        def lasting(n):
+            open(folder + "/" + str(n), "w").close()
+            time.sleep(3600)
+        def interrupt():
+            while len(os.listdir(folder)) < 2:
+                time.sleep(0.01)
+            os.killpg(0, signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "with executor: [call.result() for call in calls]",
+        "with executor: pass",
+        "[call.result() for call in calls]",
+        "futures.wait(calls)",
+    ],
+)
+def test_ctrl_c_ends_the_calls(tmp_path: Path, wait: str) -> None:
+    """A program that waits for its workers ends by a Ctrl-C, however long they would take.
+
+    Mutations: `__exit__` is the base's; `_at_exit` does not ask `_is_interrupted`.
+    """
+    script = f"""{INTERRUPTED.format(folder=str(tmp_path))}
+        from concurrent import futures
+        executor = gorun.Executor(2, on="process")
+        calls = [executor.submit(lasting, n) for n in range(3)]
+        {wait}
+    """
+    ended = _child.run(script, err=None, code=-signal.SIGINT)
+    assert ended.err.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("wait", ["calls[0].result()", "pass"])
+def test_ctrl_c_that_is_caught_outside_leaves_nobody(tmp_path: Path, wait: str) -> None:
+    """What was under way fails, what waited is cancelled, and the program goes on.
+
+    Mutations: `interrupted` without `stop`; `__exit__` looks only at what leaves the block.
+    """
+    script = f"""{INTERRUPTED.format(folder=str(tmp_path))}
+        from tests._procs import alive, until
+        try:
+            with gorun.Executor(2, on="process") as executor:
+                calls = [executor.submit(lasting, n) for n in range(3)]
+                pids = list(executor._processes)
+                {wait}
+        except KeyboardInterrupt:
+            pass
+        assert len(pids) == 2
+        until(lambda: not any(map(alive, pids)))
+        assert isinstance(calls[0].exception(20), gorun.WorkerDied)
+        assert isinstance(calls[1].exception(20), gorun.WorkerDied)
+        assert calls[2].cancelled() or isinstance(calls[2].exception(20), gorun.WorkerDied)
+        try:
+            executor.submit(abs, 1)
+        except RuntimeError as error:
+            print(error)
+    """
+    ended = _child.run(script, PYTHONPATH=str(Path(__file__).parent.parent))
+    assert "cannot schedule new futures" in ended.out
+
+
+@pytest.mark.parametrize("seen", ["KeyboardInterrupt; sys.ps1 = '>>> '", "ValueError"])
+def test_exits_by_other_means_wait(seen: str) -> None:
+    """One that was printed at a prompt, some time ago, does not count.
+
+    Mutations: `_is_interrupted` does not look at `ps1`; it takes any exception.
+    """
+    script = f"""
+        executor = gorun.Executor(1, on="process")
+        for n in range(3):
+            executor.submit(lambda n: (time.sleep(0.05), print(n, flush=True)), n)
+        sys.last_type = {seen}
+    """
+    assert _child.run(script).out.split() == ["0", "1", "2"]
 
 
 def test_private_names(executor: Executor, tmp_path: Path) -> None:

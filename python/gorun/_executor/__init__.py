@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from gorun import _settings
@@ -199,6 +200,22 @@ class Executor(futures.Executor):
             team.drop()
         if wait:
             team.join()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Shuts down and waits; with a KeyboardInterrupt, processes are terminated instead."""
+        interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
+        if interrupted:
+            self._team.interrupted()
+        try:
+            self.shutdown(wait=not interrupted or self._on == "thread")
+        except KeyboardInterrupt:
+            self._team.interrupted()
+            raise
 
     def terminate_workers(self) -> None:
         """Shuts down without waiting: what is pending is cancelled, and so are the workers.

@@ -2,13 +2,15 @@
 
 At exit, before threads are joined and long before gorun's own shutdown (`atexit`), every team is
 closed and joined: pending calls are run, as `concurrent.futures` does. Ctrl-C while that lasts drops
-what waits. `gorun.shutdown` drops what waits too, before it cancels the workers (at the exit nothing
-is left by then); the executors can be used again afterwards.
+what waits; and a Ctrl-C that ended the program ends worker processes too, which ignore it themselves:
+nobody who pressed it waits for their calls. `gorun.shutdown` drops what waits too, before it cancels
+the workers (at the exit nothing is left by then); the executors can be used again afterwards.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from typing import Protocol
@@ -27,6 +29,9 @@ class Team(Protocol):
 
     def drop(self) -> None:
         """Cancels what waits."""
+
+    def interrupted(self) -> None:
+        """Ctrl-C came, and would have to wait for the calls: cuts them where it can."""
 
     def after_fork(self) -> None:
         """In the child: forgets the parent's workers and calls."""
@@ -52,6 +57,11 @@ def too_late() -> Exception:
     return RuntimeError("cannot schedule new futures after interpreter shutdown")
 
 
+def interrupted() -> Exception:
+    """Why nothing is accepted after a Ctrl-C."""
+    return RuntimeError("cannot schedule new futures after an interrupt")
+
+
 def _living() -> list[Team]:
     with _lock:
         return list(_teams)
@@ -64,12 +74,26 @@ def _at_exit() -> None:
             _exiting = True
         for team in _living():
             team.leave()
+        if _is_interrupted():
+            for team in _living():
+                team.interrupted()
         for team in _living():
             team.join()
     except BaseException:
         for team in _living():
             team.drop()
         raise
+
+
+def _is_interrupted() -> bool:
+    """Whether the program ends by a KeyboardInterrupt that nobody caught.
+
+    The interpreter notes what it prints as uncaught. At a prompt (`sys.ps1`) that ends nothing, and
+    may be long ago.
+    """
+    kind = getattr(sys, "last_type", None)
+    known = isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
+    return known and not hasattr(sys, "ps1")
 
 
 def _at_shutdown() -> None:

@@ -11,6 +11,7 @@ Ends: cancel      up to `begin`, by the future; `drop` cancels all that are out,
       death       of a worker: the calls that it had begun fail with `BrokenWorker`, the rest goes on
       broken      (the initializer failed, or no worker comes up): every call fails with BrokenProcessPool
       fork        the child gets a new pool, with none of the parent's calls
+      Ctrl-C      that leaves the `with` block or the program: the workers are terminated
       exit        exits.py closes and joins
 
 Invariant: a future that `put` accepted is in `out` until it is settled or skipped.
@@ -215,6 +216,12 @@ class ProcessTeam:
     def stop(self, *, kill: bool) -> None:
         """Sends SIGTERM, or SIGKILL, to the workers; what they run fails with `BrokenWorker`."""
         self.pool.kill(signal.SIGKILL if kill else signal.SIGTERM)
+
+    def interrupted(self) -> None:
+        """Terminates the workers: a Ctrl-C is not for them, and would wait for their calls."""
+        self.close(exits.interrupted)
+        self.drop()
+        self.stop(kill=False)
 
     def after_fork(self) -> None:
         """In the child: a new pool; what is out is the parent's."""

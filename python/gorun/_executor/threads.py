@@ -17,7 +17,8 @@ Ends: time-out    there is none here; futures have their own
       cancel      a future's is the future's affair: a worker skips it. A cancelled worker fails its call
                   with GoroutineCancelled and ends; if calls wait, another takes its place
       close       workers run what waits, then leave. `drop` cancels what waits
-      Ctrl-C      goes to the main thread, which may wait in `join`: that is cut short, nothing else
+      Ctrl-C      goes to the main thread, which may wait in `join`: that is cut short, nothing else;
+                  no thread can be ended, so `with` and the exit wait for them all the same
       fork        the child has no worker: `after_fork` forgets them and what waits, and starts anew
       exit        exits.py closes and joins every team before gorun itself shuts down
 
@@ -155,6 +156,9 @@ class ThreadTeam:
                 with suppress(InvalidStateError):
                     future.set_exception(BrokenThreadPool("the worker of this call was killed"))
             self._left(goroutine)
+
+    def interrupted(self) -> None:
+        """Nothing: see above."""
 
     def leave(self) -> None:
         """Accepts nothing more because the interpreter ends; what waits is run."""
