@@ -488,3 +488,71 @@ print(*pool.pids)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.strip()
     assert not any(alive(int(pid)) for pid in ended.stdout.split())
+
+
+@pytest.mark.no_matrix
+def test_a_daemon_thread_in_a_map_ends_silently() -> None:
+    """Its workers go before it does, and nobody reads what it says of that.
+
+    Mutation: `check` raises RuntimeError for all.
+    """
+    before = """
+import atexit
+@atexit.register  # before gorun's: called after those
+def last():
+    thread.join(20)
+    print(thread.is_alive())
+"""
+    script = """
+        import itertools
+        begun = threading.Event()
+        def endless():
+            for _ in gorun.map(abs, itertools.count(), on="process", workers=1):
+                begun.set()
+        thread = threading.Thread(target=endless, daemon=True)
+        thread.start()
+        assert begun.wait(20)
+    """
+    assert _child.run(script, before=before).out == "False"
+
+
+@pytest.mark.no_matrix
+def test_the_main_thread_is_told_that_it_is_over() -> None:
+    """Not SystemExit, which would be none of its own. Mutation: `check` raises that for all."""
+    before = """
+import atexit
+@atexit.register
+def last():
+    try:
+        next(gorun.map(abs, range(3), on="process"))
+    except RuntimeError as error:
+        print(error)
+"""
+    script = 'next(gorun.map(abs, range(3), on="process"))'
+    assert "interpreter is ending" in _child.run(script, before=before).out
+
+
+@pytest.mark.no_matrix
+@pytest.mark.parametrize(
+    "made",
+    [
+        'gorun.map(abs, itertools.count(), on="process")',
+        'gorun.Executor(1, on="process").map(abs, itertools.count(), buffersize=3)',
+    ],
+)
+def test_what_is_collected_last_needs_no_globals(made: str) -> None:
+    """The interpreter has cleared them, on some builds. Mutation: `Crew.__del__` asks for its pid."""
+    before = """
+import atexit
+@atexit.register
+def last():
+    module = sys.modules["gorun._proc.crew"]
+    for name in list(vars(module)):
+        setattr(module, name, None)
+"""
+    script = f"""
+        import itertools
+        kept = {made}
+        print(next(kept))
+    """
+    assert _child.run(script, before=before).out == "0"

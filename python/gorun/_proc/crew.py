@@ -268,7 +268,7 @@ class Crew:
                 if limit is not None and (left := limit - _clock()) <= 0:
                     return
                 self.serve(left)
-        except RuntimeError:
+        except (RuntimeError, SystemExit):  # of `_check_process`
             if self._pid == os.getpid() and not warm.is_over():
                 raise
         finally:  # up to the release no Python is called: no handler comes in between
@@ -684,11 +684,11 @@ class Crew:
     def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise RuntimeError("worker processes belong to the process that started them")
-        if warm.is_over():
-            raise RuntimeError("the interpreter is ending, and its worker processes have gone")
+        warm.check()
 
-    def __del__(self) -> None:
-        if not hasattr(self, "_pid"):  # it was never whole
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # It was never whole, or the interpreter ends: so have the workers, and maybe our globals.
+        if not hasattr(self, "_pid") or _finalizing():
             return
         if self._pid == os.getpid() and not self._tidied:
             self.ended = True

@@ -13,6 +13,7 @@ import os
 import threading
 from collections import deque
 
+from gorun._gorun import current
 from gorun._proc.start import Share
 from gorun._proc.worker import Worker
 
@@ -66,6 +67,14 @@ def stop(worker: Worker, kill: bool) -> None:
 def is_over() -> bool:
     """Whether the interpreter ends, and all workers with it."""
     return _over
+
+
+def check() -> None:
+    """Raises if the interpreter ends: in a daemon thread, which ends with it, what is not printed."""
+    if _over:
+        silent = threading.current_thread().daemon and current() is None
+        kind = SystemExit if silent else RuntimeError
+        raise kind("the interpreter is ending, and its worker processes have gone")
 
 
 def idle_pids() -> list[int]:
