@@ -556,3 +556,50 @@ def last():
         print(next(kept))
     """
     assert _child.run(script, before=before).out == "0"
+
+
+@pytest.mark.no_matrix
+def test_failed_starts_leave_no_descriptor() -> None:
+    """Wherever a start runs out of them; nor a process.
+
+    Mutations: in `start`, a pipe is not given to its stack; `Worker` does not `end` what it started.
+    """
+    script = """
+        import mmap, resource, select, cloudpickle
+        from gorun._proc import warm
+        def attempt():
+            try:
+                return list(gorun.map(abs, range(4), on="process", workers=1))
+            except (OSError, RuntimeError) as error:
+                assert "Too many open files" in str(error), error
+        sys.executable, good = "/nowhere", sys.executable
+        try:
+            list(gorun.map(abs, range(4), on="process", workers=1))
+        except RuntimeError as error:
+            assert "could be started" in str(error), error
+        sys.executable = good
+        def open_ones():
+            gc.collect()
+            return len(os.listdir("/proc/self/fd"))
+        before, (soft, hard) = open_ones(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        failed = 0
+        for more in range(1, 20):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before + more, hard))
+            found = attempt()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            failed += found is None
+            warm.close()
+            assert open_ones() == before, (more, open_ones(), before)
+        def none_left(*args):
+            raise OSError(24, "Too many open files")
+        mmap.mmap, good = none_left, mmap.mmap
+        assert attempt() is None
+        mmap.mmap = good
+        assert open_ones() == before
+        assert failed > 6 and found == [0, 1, 2, 3], (failed, found)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            print("nobody is left")
+    """
+    assert _child.run(script).out == "nobody is left"

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -65,15 +66,18 @@ def start(share: Share) -> Ends:
     """Starts a worker. OSError: it failed."""
     if not sys.executable:
         raise OSError("sys.executable is not set: there is no interpreter to start workers with")
-    mine, others = socket.socketpair()
-    life_out, life_in = os.pipe()
-    token_out, token_in = os.pipe()
-    control_out, control_in = os.pipe()
-    page = wire.memory(wire.PAGE)
-    given = [others.fileno(), life_out, token_out, control_out]
-    if page is not None:
-        given.append(page)
-    try:
+    with ExitStack() as ours, ExitStack() as others:  # closed where it fails; closed in any case
+        mine, its = socket.socketpair()
+        ours.callback(mine.close)
+        others.callback(its.close)
+        life_out, life_in = _pipe(others, ours)
+        token_out, token_in = _pipe(ours, ours)
+        control_out, control_in = _pipe(others, ours)
+        given = [its.fileno(), life_out, token_out, control_out]
+        page = wire.memory(wire.PAGE)
+        if page is not None:
+            ours.callback(os.close, page)
+            given.append(page)
         mine.setblocking(False)
         os.set_blocking(token_out, False)
         os.set_blocking(token_in, False)
@@ -89,16 +93,16 @@ def start(share: Share) -> Ends:
             ],
             setsigmask=[signal.SIGINT],
         )
-    except BaseException:
-        mine.close()
-        for fd in (life_in, token_out, token_in, control_in, *([] if page is None else [page])):
-            os.close(fd)
-        raise
-    finally:
-        others.close()
-        os.close(life_out)
-        os.close(control_out)
+        ours.pop_all()
     return Ends(pid, mine, life_in, (token_out, token_in), control_in, page)
+
+
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """A pipe, whose ends belong to those two."""
+    out, into = os.pipe()
+    reader.callback(os.close, out)
+    writer.callback(os.close, into)
+    return out, into
 
 
 def _command() -> list[str]:

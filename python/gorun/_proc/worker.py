@@ -57,10 +57,15 @@ class Worker:
         self.closed = False
         self._page = None
         if self._ends.page is not None:
-            import mmap
+            try:
+                import mmap
 
-            self._page = mmap.mmap(self._ends.page, wire.PAGE)
-            os.close(self._ends.page)
+                self._page = mmap.mmap(self._ends.page, wire.PAGE)  # wants one descriptor more
+            except BaseException:
+                self.end(kill=True)
+                raise
+            finally:
+                os.close(self._ends.page)
         self._last = 0
         self._told: dict[str, object] = {}
         self.tell(name)
