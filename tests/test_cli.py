@@ -213,6 +213,29 @@ def test_parse(tmp_path: Path) -> None:
     assert jobs.parse(str(tmp_path / "gone.py")).error == "No such file or directory"
 
 
+@pytest.mark.parametrize("job", ["parse", "hash"])
+def test_what_is_no_usual_file_is_left_out(tmp_path: Path, job: str) -> None:
+    """A pipe that nobody writes to, a source too deep for the parser, a name of any bytes.
+
+    Mutations: `read` does not look at the mode; `parse` lets MemoryError pass; `_print` is print.
+    """
+    for n in range(10):
+        (tmp_path / f"{n}.py").write_text(f"a{n} = 1\n" * n)
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "deep.py").write_text("x = " + "-" * 50_000 + "1\n")
+    os.symlink(b"/nowhere", os.fsencode(tmp_path) + b"/name\xff.py")
+    result = command(
+        *("map", tmp_path, "--job", job, "--rounds", 1, "--sleepers", 0, "--workers", 2),
+        PYTHONIOENCODING="utf-8",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "pipe.py: not a regular file" in result.stdout
+    assert "name\\udcff.py: No such file" in result.stdout
+    deep = result.stdout.count("nested too deeply for the parser")
+    assert deep == (job == "parse")
+    assert f"all 4 agree on {11 - deep} files" in result.stdout
+
+
 def test_map_parses_by_default(tmp_path: Path) -> None:
     """Python files alone, in processes where threads take turns; all four agree.
 

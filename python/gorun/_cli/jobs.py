@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import functools
 import hashlib
+import os
+import stat
 import sys
 import threading
 import warnings
@@ -39,10 +42,19 @@ class Parsed(NamedTuple):
     error: str = ""
 
 
+def read(path: str) -> bytes:
+    """What is in a file; OSError also where it is none that ends, as a pipe or a device."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(
+            errno.EINVAL, "not a regular file"
+        )  # to open a FIFO would wait for its writer
+    return Path(path).read_bytes()
+
+
 def digest(path: str) -> Digest:
     """Reads, compresses and hashes one file."""
     try:
-        data = Path(path).read_bytes()
+        data = read(path)
     except OSError as error:
         return Digest(path, error=error.strerror or repr(error))
     return Digest(path, len(data), len(zlib.compress(data)), hashlib.sha256(data).hexdigest())
@@ -52,12 +64,14 @@ def parse(path: str) -> Parsed:
     """Reads and parses one file, and walks over its tree."""
     _be_quiet()
     try:
-        data = Path(path).read_bytes()
+        data = read(path)
         tree = _tree(data)
     except OSError as error:
         return Parsed(path, error=error.strerror or repr(error))
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError) as error:
         return Parsed(path, error=f"{type(error).__name__}: {error}")
+    except (MemoryError, RecursionError):  # which of them depends on how deep the caller is
+        return Parsed(path, error="nested too deeply for the parser")
     nodes, names = 0, set()
     for node in ast.walk(tree):
         nodes += 1

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import gorun
-from gorun._cli.jobs import JOBS, Job
+from gorun._cli.jobs import JOBS, Job, read
 from gorun._gil import gil_enabled
 
 SLEEPERS = 200_000
@@ -266,7 +266,7 @@ def run(name: str, files: list[str], workers: int, sleepers: int, rounds: int) -
     job = JOBS[name]
     for path in files:
         with suppress(OSError):
-            Path(path).read_bytes()  # into the page cache
+            read(path)  # into the page cache
     found: dict[str, list[Any]] = {}
     disagree: set[str] = set()
     with variants(job, workers, len(files)) as all_four, sleeping(sleepers) as crowd:
@@ -324,8 +324,14 @@ def main(argv: list[str]) -> int:
     if not files:
         parser.error(f"no files under {' '.join(options.paths)}")
     report = run(options.job, files, options.workers, options.sleepers, options.rounds)
-    print(report.json() if options.json else report.text())
+    _print(report.json() if options.json else report.text())
     return 1 if report.disagree else 0
+
+
+def _print(text: str) -> None:
+    """Prints, with escapes for what stdout cannot take: names of files may be any bytes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _count(least: int) -> Callable[[str], int]:
