@@ -178,11 +178,23 @@ def skew_row(name: str, place: int) -> Row:
             gorun_variant(skewed(lambda times: gorun_map(spin, times), place)),
             Variant("PPE", skewed(lambda times: executor().map(spin, times), place)),
             Variant("Pool.map", skewed(lambda times: pool().map(spin, times), place)),
+            Variant(
+                "joblib",
+                ready(
+                    lambda: joblib_map(spin, [0.1] * WORKERS),
+                    skewed(lambda times: joblib_map(spin, times), place),
+                ),
+            ),
+            Variant("loky", ready(loky, skewed(lambda times: loky().map(spin, times), place))),
+            Variant("mpire", ready(mpire, skewed(lambda times: mpire().map(spin, times), place))),
         ),
         goals=(
             Goal("gorun", how="alone", at_most=1.15),
             Goal("PPE", how="alone"),
             Goal("Pool.map", how="alone"),
+            Goal("joblib", how="alone"),
+            Goal("loky", how="alone"),
+            Goal("mpire", how="alone"),
         ),
     )
 
@@ -285,12 +297,14 @@ START = Row(
         Variant("forkserver", first(partial(Mapped, "forkserver"), again=False)),
         Variant("forkserver, next", first(partial(Mapped, "forkserver"), again=True)),
         Variant("spawn", first(partial(Mapped, "spawn"), again=False)),
+        Variant("spawn, next", first(partial(Mapped, "spawn"), again=True)),
         Variant("fork", first(partial(Mapped, "fork"), again=False)),
     ),
     goals=(
         Goal("forkserver", "gorun", at_least=1),
         Goal("spawn", "gorun", at_least=1),
         Goal("forkserver, next", "gorun, next", at_least=1),
+        Goal("spawn, next", "gorun, next", at_least=1),
         Goal("fork", "gorun", note="unsafe beside threads"),
         Goal("fork", "gorun, next", note="unsafe beside threads"),
     ),
