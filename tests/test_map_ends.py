@@ -67,6 +67,25 @@ def test_after_the_timeout_what_is_ready_is_given_and_no_more_is_taken(
     assert source.pulled == 5
 
 
+def test_timeout_is_looked_at_while_the_input_is_slow(gate: Gate) -> None:
+    """Though nothing is ready, and there is room for more.
+
+    Mutation: `_feed` goes on until something is ready.
+    """
+    taken: list[int] = []
+
+    def source() -> Iterator[int]:
+        for n in range(500):
+            time.sleep(0.01)
+            taken.append(n)
+            yield n
+
+    with pytest.raises(TimeoutError):
+        next(tmap(lambda _: gate.wait(), source(), buffer=1000, timeout=0.1))
+    assert len(taken) < 50, "the time-out has waited for the input"
+    gate.open()
+
+
 def test_a_timeout_of_0_tries_once(gate: Gate) -> None:
     # Mutation: `_feed` is not run for the first look.
     source = Counted()

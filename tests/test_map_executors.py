@@ -211,6 +211,22 @@ def test_chunks_as_long_as_said() -> None:
         assert on.sizes == [10] * 3 + [5]
 
 
+def test_chunks_are_whole_where_the_input_is_slow() -> None:
+    """The beginning of a chunk waits for its rest, and nothing of it is lost at the end.
+
+    Mutation: `_feed` hands over what has come.
+    """
+
+    def source() -> Iterator[int]:
+        for n in range(11):
+            time.sleep(0.006)  # each item is a pull of its own
+            yield n
+
+    with Recorder() as on:
+        assert list(gorun.map(abs, source(), on=on, chunk=4)) == [*range(11)]
+        assert on.sizes == [4, 4, 3]
+
+
 def test_a_lost_worker_fails_its_chunk_with_worker_died(tmp_path: Path) -> None:
     """Where the executor gives a chunk up, its items fail with WorkerDied that names them.
 

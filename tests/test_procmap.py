@@ -24,11 +24,13 @@ from tests import _child
 from tests._mapping import Counted
 
 import gorun
+from gorun._gorun import _pull
 from gorun._map import on_processes
 from gorun._map.carrier import Job
 from gorun._proc import codec, warm
 
 HANG = 30.0
+MANY = 500  # slow items: more than any limit here has time for
 
 pmap = functools.partial(gorun.map, on="process")
 
@@ -179,21 +181,69 @@ def test_the_inputs_error_comes_after_the_results() -> None:
 
 
 def test_what_is_ready_is_not_held_up_by_a_slow_input() -> None:
-    """A result is given while the input thinks about the next item.
+    """A result is given while there is room for more of a slow input.
 
-    Mutation: `_feed` does not look at the clock.
+    Mutation: `_feed` says never that the input is slow.
     """
     given: list[int] = []
 
     def source() -> Iterator[int]:
-        for n in range(3):
-            time.sleep(0.2)
+        for n in range(MANY):
+            if given:
+                return
+            time.sleep(0.01)
             yield n
-            seen.append(len(given))
 
-    seen: list[int] = []
-    given.extend(pmap(square, source(), buffer=100))
-    assert given == [0, 1, 4]
+    for value in pmap(square, source(), buffer=2 * MANY, workers=2):
+        given.append(value)
+    assert given == [n * n for n in range(len(given))]
+    assert len(given) < MANY, "the first result has waited for the whole input"
+
+
+@pytest.mark.parametrize(("fast", "buffer"), [(0, 2 * MANY), (5000, None)])
+def test_timeout_is_looked_at_while_the_input_is_slow(fast: int, buffer: int | None) -> None:
+    """However fast the input was before, and though there is room for more.
+
+    Mutations: `_pull` does not look at the clock; `_feed` says never that the input is slow.
+    """
+    slow: list[int] = []
+
+    def source() -> Iterator[int]:
+        yield from range(fast)
+        for n in range(MANY):
+            time.sleep(0.01)
+            slow.append(n)
+            yield n
+
+    with pytest.raises(TimeoutError, match="is not through"):
+        for _ in pmap(square, source(), buffer=buffer, workers=2, timeout=0.3):
+            pass
+    assert len(slow) < 60, "the time-out has waited for the input"  # 30 fit into it
+
+
+def test_pull_stops_between_items() -> None:
+    """`_pull` stops at the end, at so many items, when time is up, and at an error; it loses nothing.
+
+    Mutation: the item at which the time was up is not appended.
+    """
+
+    def source() -> Iterator[int]:
+        yield from range(2)
+        time.sleep(0.1)
+        yield 2
+        raise OSError("unreadable")
+
+    items: list[int] = []
+    numbers = source()
+    assert not _pull(numbers, items, 2, HANG)
+    assert items == [0, 1]
+    assert not _pull(numbers, items, 100, 0.02)
+    assert items == [0, 1, 2]
+    with pytest.raises(OSError, match="unreadable"):
+        _pull(numbers, items, 100, HANG)
+    assert items == [0, 1, 2]
+    assert _pull(numbers, items, 100, HANG)
+    assert not _pull(iter("ab"), [], 0, HANG)
 
 
 # ---- what travels -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from types import GenericAlias
 from typing import (
     Any,
@@ -35,6 +35,7 @@ __all__ = [
     "_blocking_exit",
     "_cancel_again",
     "_cancel_point",
+    "_cancellable",
     "_gomaxprocs",
     "_goroutines",
     "_init",
@@ -45,6 +46,7 @@ __all__ = [
     "_max_threads",
     "_on_an_m",
     "_probe",
+    "_pull",
     "_report_unasked",
     "_set_finalizing",
     "_shield_enter",
@@ -408,6 +410,8 @@ def _stop(wait: float) -> bool: ...
 def _m_main(id: int) -> None: ...
 def _gomaxprocs(n: int) -> int: ...
 def _cancel_point() -> None: ...
+def _cancellable() -> bool: ...
+def _pull(source: Iterator[_T], items: list[_T], most: int, seconds: float) -> bool: ...
 def _max_threads(n: int) -> int: ...
 def _lock_limit(blocking: bool, timeout: float) -> float | None: ...
 def _blocking_enter() -> bool: ...

@@ -2,18 +2,17 @@
 
 The rules of flow.py and carrier.py hold, with blocks in place of items: a block is a number, that of
 its first item, and a list. It is answered in as many pieces as the carrier likes, each a block again.
-Items are pulled in slices of C speed, whose length follows the input's pace: a slow one is taken item
-by item, or by whole chunks where the caller gave their length.
+Items are pulled at the speed of C, for a moment at a time: of a slow input, one by one. Where the caller
+gave the length of chunks, the beginning of one waits here for its rest.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, Protocol, TypeAlias, cast
 
-from gorun._gorun import Latch
+from gorun._gorun import Latch, _pull
 from gorun._map.carrier import Job
 from gorun._map.flow import SLOW_INPUT_SECONDS, Flow
 from gorun._map.progress import Meter
@@ -81,7 +80,7 @@ class BlockFlow(Flow):
         self._blocks = carrier
         self._parts: dict[int, list[Any]] = {}  # answers, by the number of their first item
         self._chunk = job.chunk or 1  # what the input is pulled by, where the run-ahead has it
-        self._pace = self._chunk  # items of the next slice of the input
+        self._part: list[Any] = []  # of a chunk: taken, not handed over
 
     def _look(self) -> None:
         answers = self._blocks.collect()
@@ -119,39 +118,39 @@ class BlockFlow(Flow):
                 self._seen += len(values)
                 self.ready.extend(values)
 
-    def _feed(self) -> None:
-        given = self._seen - max(0, len(self.ready) - 1)
-        ahead = self._blocks.ahead
-        room = ahead - (self._taken - given)
-        chunk = min(self._chunk, ahead)
+    def _feed(self) -> bool:
         slow = _clock() + SLOW_INPUT_SECONDS
-        while room >= chunk and self._source is not None:
-            wanted = min(room, max(chunk, self._pace))
-            wanted -= wanted % chunk
-            items: list[Any] = []
+        while self._source is not None and (wanted := self._wanted()) > 0:
+            items, self._part = self._part, []
+            had = len(items)
             ended = False
-            began = _clock()
             try:
-                items.extend(islice(self._source, wanted))
-                ended = len(items) < wanted
+                ended = _pull(self._source, items, wanted, SLOW_INPUT_SECONDS)
             except Exception as error:
                 self._input_error = error
                 ended = True
-            now = _clock()
             if ended:
                 self._source = None
+            first = self._taken - had
+            self._taken = first + len(items)
+            if not ended and (over := len(items) % self._chunk):
+                self._part = items[-over:]
+                del items[-over:]
             if items:
-                first, self._taken = self._taken, self._taken + len(items)
                 self._blocks.put(first, items)
             if ended:
                 self._blocks.finish()
-                return
-            room -= wanted
-            self._pace = _next_pace(wanted, self._pace, now - began)
+                return False
             if _clock() > slow:
                 self._look()
-                if self.ready or self.closed:
-                    return
+                return self._source is not None and self._wanted() > 0
+        return False
+
+    def _wanted(self) -> int:
+        """How many items to pull next: such that whole chunks are there."""
+        had = len(self._part)
+        whole = min(self._room() + had, max(LONGEST_PULL, self._chunk))
+        return whole - whole % self._chunk - had
 
     def _watch(self) -> Latch:
         return self._blocks.watch(self._taken - self._seen)
@@ -159,12 +158,4 @@ class BlockFlow(Flow):
     def _tidy(self) -> None:
         super()._tidy()
         self._parts.clear()
-
-
-def _next_pace(pulled: int, pace: int, seconds: float) -> int:
-    """How many items to pull next, when `pulled` took `seconds`."""
-    if seconds > SLOW_INPUT_SECONDS:
-        return max(1, int(pulled * SLOW_INPUT_SECONDS / seconds))
-    if pulled == pace and seconds < SLOW_INPUT_SECONDS / 4:
-        return min(LONGEST_PULL, 2 * pace)
-    return pace
+        self._part = []

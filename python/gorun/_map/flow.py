@@ -26,7 +26,8 @@ from gorun._gorun import Latch
 from gorun._map.carrier import Carrier, Job
 from gorun._map.progress import Meter
 
-# An input that has taken longer is a slow one: what is ready by then is given first.
+# An input that has taken longer is a slow one: what is ready by then is given first, and if nothing is,
+# the workers, the clock and pending cancels are seen to before the next item.
 SLOW_INPUT_SECONDS = 1e-3
 
 _END = object()
@@ -61,6 +62,7 @@ class Flow:
         self._meter = meter
         self._begun = False
         self._joined = False
+        self._slow = False  # the input was left in the middle, since it takes long
         self._deadline: float | None = None
         self._taken = 0
         self._seen = 0
@@ -114,8 +116,10 @@ class Flow:
             broken = self.carrier.broken  # asked first: what came before it counts
             self._look()
             late = self._deadline is not None and _clock() >= self._deadline
-            if first or not late:
-                self._feed()
+            if self._slow and self.ready:
+                self._slow = False  # they come before the next slow item, once
+            elif first or not late:
+                self._slow = self._feed()
             if self.ready:
                 return True
             if self._verdict is not None:
@@ -126,6 +130,9 @@ class Flow:
                 self._raise(broken)
             if late:
                 self._raise(self._too_late())
+            if self._slow:  # see to all else, and go on
+                self.carrier.expire()
+                return Wait(Latch(), 0.0)
             first = False
             if latch is None:
                 latch = self._watch()  # registered: look again, then wait
@@ -178,10 +185,12 @@ class Flow:
             elif isinstance(error, Exception):  # what is none is fatal
                 self._errors.append(error)
 
-    def _feed(self) -> None:
-        """Pulls as much of the input as the run-ahead has room for; each item is off at once."""
-        given = self._seen - max(0, len(self.ready) - 1)  # one of `ready` is as good as given
-        room = self.carrier.ahead - (self._taken - given)
+    def _feed(self) -> bool:
+        """Pulls as much of the input as the run-ahead has room for; each item is off at once.
+
+        True: it stopped before that, since the input is slow.
+        """
+        room = self._room()
         slow = _clock() + SLOW_INPUT_SECONDS
         while room > 0 and self._source is not None:
             try:
@@ -191,14 +200,19 @@ class Flow:
                 item = _END
             if item is _END:
                 self._stop_input()
-                return
+                return False
             self.carrier.put(self._taken, item)
             self._taken += 1
             room -= 1
             if _clock() > slow:
                 self._look()
-                if self.ready or self.closed:
-                    return
+                return room > 0 and self._source is not None
+        return False
+
+    def _room(self) -> int:
+        """How many items may be pulled; one of `ready` is as good as given."""
+        given = self._seen - max(0, len(self.ready) - 1)
+        return self.carrier.ahead - (self._taken - given)
 
     def _watch(self) -> Latch:
         return self.carrier.watch(self._seen)

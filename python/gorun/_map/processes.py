@@ -106,18 +106,17 @@ class ProcessCarrier:
     def wait(self, latch: Latch, timeout: float | None) -> None:
         """Waits for the latch, and meanwhile for the workers."""
         crew = self._crew
+        if crew is not None and not crew.in_background and current() is not None:
+            crew.background()
         if crew is None or crew.in_background:
             latch.wait(timeout)
-        elif current() is not None:
-            crew.background()
-            latch.wait(timeout)
-        else:
-            limit = None if timeout is None else _clock() + timeout
-            while not latch.is_set():
-                left = None if limit is None else limit - _clock()
-                if left is not None and left <= 0:
-                    return
-                crew.serve(left)
+            return
+        limit = None if timeout is None else _clock() + timeout
+        left = timeout
+        while not latch.is_set():
+            crew.serve(left)
+            if limit is not None and (left := limit - _clock()) <= 0:
+                return
 
     async def wait_async(self, latch: Latch, timeout: float | None) -> None:
         """As `wait`, for a task or an async goroutine."""

@@ -3,7 +3,7 @@
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
-//! `probe` (sysmon's view of the interpreter), `site`, `brief`, `args`, `errors`, `rawtype`.
+//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `site`, `brief`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
@@ -24,6 +24,7 @@ mod local;
 mod mutex;
 mod ops;
 mod probe;
+mod pull;
 mod rawtype;
 mod rt;
 mod scope;
@@ -234,7 +235,9 @@ mod _gorun {
     #[pymodule_export]
     use crate::probe::_probe;
     #[pymodule_export]
-    use crate::scope::{_cancel_again, _shield_enter, _shield_exit, PyScope};
+    use crate::pull::_pull;
+    #[pymodule_export]
+    use crate::scope::{_cancel_again, _cancellable, _shield_enter, _shield_exit, PyScope};
     #[pymodule_export]
     use crate::tick::{PyBeat, after};
 

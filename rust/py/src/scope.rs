@@ -220,6 +220,12 @@ impl Drop for PyScope {
     }
 }
 
+/// True if what runs here can be cancelled: a goroutine, or a thread inside a scope.
+#[pyfunction]
+pub fn _cancellable() -> bool {
+    Target::current().is_some()
+}
+
 /// Holds back what is outside; the previous mark for `_shield_exit`, None where nothing can be cancelled.
 #[pyfunction]
 pub fn _shield_enter() -> Option<u64> {
