@@ -308,6 +308,32 @@ def test_item_timeout_kills_the_worker(ordered: bool, tmp_path: Path) -> None:
     assert not alive(pid)
 
 
+@pytest.mark.parametrize("scope", ["timeout", "Group"])
+def test_a_scope_cuts_the_wait_of_a_plain_thread(scope: str) -> None:
+    """As it cuts any wait in gorun; the map can be advanced again.
+
+    Mutation: `wait` does not ask whether it can be cut.
+    """
+
+    def fail() -> None:
+        raise ValueError
+
+    cut = False
+    with pmap(time.sleep, [0.5, HANG], workers=2) as m:
+        with pytest.raises(TimeoutError if scope == "timeout" else ExceptionGroup):  # noqa: PT012
+            with gorun.Group() if scope == "Group" else gorun.timeout(0.1) as inside:
+                if isinstance(inside, gorun.Group):
+                    inside.go(fail)
+                try:
+                    next(m)
+                except gorun.Cancelled:
+                    cut = True
+                    raise
+                next(m)
+        assert cut
+        assert next(m) is None
+
+
 def test_timeout_is_for_the_whole() -> None:
     """Mutation: `wait` has no end."""
     with pytest.raises(TimeoutError, match=r"0\.2 s: 0 of 3"):

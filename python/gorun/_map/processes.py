@@ -4,8 +4,9 @@ The crew (`gorun._proc.crew`) has the workers; this is its client. What it holds
 answers that the front has not collected, and it is changed with the crew's turn, or by the front
 while it has the flow's; each hand-over is one operation on a deque or a dict.
 
-A plain thread that waits serves the crew itself, so that no result changes threads. A goroutine or a
-task waits on a latch, and then the crew has a thread of its own.
+A plain thread that waits serves the crew itself, so that no result changes threads. A goroutine, a
+task, or a thread inside a scope (`gorun.timeout`, `Group`) waits on a latch, where it can be cut, and
+then the crew has a thread of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gorun._errors import WorkerDied
-from gorun._gorun import Latch, current
+from gorun._gorun import Latch, _cancellable
 from gorun._map.blocks import Block
 from gorun._map.carrier import Job
 from gorun._proc.codec import Codec
@@ -106,8 +107,8 @@ class ProcessCarrier:
     def wait(self, latch: Latch, timeout: float | None) -> None:
         """Waits for the latch, and meanwhile for the workers."""
         crew = self._crew
-        if crew is not None and not crew.in_background and current() is not None:
-            crew.background()
+        if crew is not None and not crew.in_background and _cancellable():
+            crew.background()  # only a wait of gorun is cut
         if crew is None or crew.in_background:
             latch.wait(timeout)
             return
