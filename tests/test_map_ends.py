@@ -86,6 +86,50 @@ def test_timeout_is_looked_at_while_the_input_is_slow(gate: Gate) -> None:
     gate.open()
 
 
+@pytest.mark.parametrize("on", ["thread", "process"])
+@pytest.mark.parametrize("kind", ["goroutine", "scope", "async"])
+def test_next_is_a_cancel_point_though_a_value_is_ready(on: Any, kind: str) -> None:
+    """A pending cancel is delivered first, and the value is still there.
+
+    Mutation: `__next__` and `__anext__` without `_cancel_point`.
+    """
+    given: list[int] = []
+
+    def plain() -> None:
+        with gorun.map(square, range(1000), on=on, workers=2, buffer=50) as m:
+            while not m._flow.ready:
+                gorun.sleep(0.01)  # more than one is there by then
+                given.append(next(m))
+            if kind == "scope":
+                with pytest.raises(TimeoutError), gorun.timeout(0):
+                    given.append(next(m))
+            else:
+                me = gorun.current()
+                assert me is not None
+                me.cancel()
+                with pytest.raises(gorun.Cancelled):
+                    given.append(next(m))
+            given.append(next(m))
+
+    async def awaiting() -> None:
+        async with gorun.map_async(square, range(1000), on=on, workers=2, buffer=50) as m:
+            while not m._flow.ready:
+                await gorun.sleep_async(0.01)
+                given.append(await anext(m))
+            me = gorun.current()
+            assert me is not None
+            me.cancel()
+            with pytest.raises(gorun.Cancelled):
+                given.append(await anext(m))
+            given.append(await anext(m))
+
+    if kind == "scope":
+        plain()
+    else:
+        gorun.go(awaiting if kind == "async" else plain).result(HANG)
+    assert given == [n * n for n in range(len(given))]
+
+
 def test_a_timeout_of_0_tries_once(gate: Gate) -> None:
     # Mutation: `_feed` is not run for the first look.
     source = Counted()

@@ -200,8 +200,8 @@ def test_what_is_ready_is_not_held_up_by_a_slow_input() -> None:
     assert len(given) < MANY, "the first result has waited for the whole input"
 
 
-@pytest.mark.parametrize(("fast", "buffer"), [(0, 2 * MANY), (5000, None)])
-def test_timeout_is_looked_at_while_the_input_is_slow(fast: int, buffer: int | None) -> None:
+@pytest.mark.parametrize(("fast", "options"), [(0, {"buffer": 2 * MANY}), (5000, {"chunk": 500})])
+def test_timeout_is_looked_at_while_the_input_is_slow(fast: int, options: dict[str, Any]) -> None:
     """However fast the input was before, and though there is room for more.
 
     Mutations: `_pull` does not look at the clock; `_feed` says never that the input is slow.
@@ -216,7 +216,7 @@ def test_timeout_is_looked_at_while_the_input_is_slow(fast: int, buffer: int | N
             yield n
 
     with pytest.raises(TimeoutError, match="is not through"):
-        for _ in pmap(square, source(), buffer=buffer, workers=2, timeout=0.3):
+        for _ in pmap(square, source(), workers=2, timeout=0.3, **options):
             pass
     assert len(slow) < 60, "the time-out has waited for the input"  # 30 fit into it
 

@@ -102,8 +102,9 @@ def map(
     of the shortest. The call checks its arguments; work starts at the first `next`, and only the
     thread that calls `next` advances the input, `buffer` items ahead at most, so the input may be
     endless. Use it in a `for`, or in a `with` that is left early. Like a generator, it serves one
-    caller at a time. What was not begun is dropped, and what runs is cancelled (a process: killed),
-    when it is closed, when nobody holds it any more, and when it has raised.
+    caller at a time. Each `next` is a cancel point, and one that was cut has taken nothing. What
+    was not begun is dropped, and what runs is cancelled (a process: killed), when it is closed,
+    when nobody holds it any more, and when it has raised.
 
     Args:
         fn: any callable, or an `async def` function, of which `workers` run at a time. On threads

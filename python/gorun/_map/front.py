@@ -1,9 +1,10 @@
 """What a map is to its user: `Map` for threads and goroutines, `AsyncMap` for who can await.
 
 They take values from the flow (flow.py) and wait for it, one with its thread, one with an await;
-all else is the flow's. A wait that is cut short (a cancel, an exception of a signal handler) has
-changed nothing, and another `next` goes on from there; after a KeyboardInterrupt nobody wants that,
-so it ends the map.
+all else is the flow's. Each `next` is a cancel point, also when a value is ready: that costs some 15
+ns, little more than to ask whether it is needed. A wait that is cut short (a cancel, an exception of
+a signal handler) has changed nothing, and another `next` goes on from there; after a
+KeyboardInterrupt nobody wants that, so it ends the map.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
+from gorun._gorun import _cancel_point, current
 from gorun._map.flow import Flow
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ class Map(Iterator[T]):
         return self
 
     def __next__(self) -> T:
+        _cancel_point()
         while True:
             try:
                 return self._take()
@@ -83,12 +86,15 @@ class AsyncMap(AsyncIterator[T]):
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self._ready: deque[T] = flow.ready
+        self._in_goroutine = False  # who advanced it last; a task is cancelled by its loop
 
     def __aiter__(self) -> AsyncMap[T]:
         return self
 
     async def __anext__(self) -> T:
         ready = self._ready
+        if self._in_goroutine:
+            _cancel_point()
         while True:
             while ready:
                 try:
@@ -100,6 +106,9 @@ class AsyncMap(AsyncIterator[T]):
     async def _advance(self) -> None:
         """As `Map._advance`, awaiting; raises StopAsyncIteration."""
         flow = self._flow
+        self._in_goroutine = current() is not None
+        if self._in_goroutine:
+            _cancel_point()
         with flow:
             while (move := flow.step()) is not True:
                 if move is False:
