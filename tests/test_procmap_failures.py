@@ -250,6 +250,22 @@ def test_retries_are_for_the_dead_too(tmp_path: Path) -> None:
     assert list(pmap(item, range(4), retries=1)) == [0, 1, 2, 3]
 
 
+def test_items_that_died_with_others_are_retried_alone(tmp_path: Path) -> None:
+    """The next death in what was one batch costs none of them a second try.
+
+    Mutation: `take` puts them into a batch with others.
+    """
+
+    def item(n: int) -> int:
+        if n in (50, 120, 199, 300) and not (tmp_path / str(n)).exists():
+            (tmp_path / str(n)).touch()
+            os._exit(1)
+        return n
+
+    # Longer batches than those whose outcomes are noted one by one.
+    assert list(pmap(item, range(600), chunk=300, workers=2, retries=1)) == [*range(600)]
+
+
 def test_a_worker_that_dies_unpickling() -> None:
     """The item that does it fails, and the map does not go round in circles.
 

@@ -51,7 +51,7 @@ class ProcessCarrier:
         self._taken = 0  # by the crew, of what will be taken
         self._ending = False
         self._fatal: int | None = None  # behind this item nothing is wanted
-        self._tries: dict[int, int] = {}  # of items that workers died with
+        self._tries: dict[int, int] = {}  # of items that workers died with: they go one by one
         self._grown = 0
         timed = job.item_timeout is not None
         most = None
@@ -189,11 +189,16 @@ class ProcessCarrier:
             first, items = pending.popleft()
         except IndexError:
             return None
+        tried = self._tries
+        if first in tried:  # alone, so that the next death costs none of those beside it
+            most = 1
         if len(items) > most:
             pending.appendleft((first + most, items[most:]))
             items = items[:most]
         else:
             while pending and len(items) < most and pending[0][0] == first + len(items):
+                if tried and pending[0][0] in tried:
+                    break
                 number, more = pending.popleft()
                 room = most - len(items)
                 if len(more) > room:
