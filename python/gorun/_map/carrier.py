@@ -60,7 +60,10 @@ class Carrier(Protocol):
         """
 
     def wait(self, latch: Latch, timeout: float | None) -> None:
-        """Waits until the latch is set, `timeout` seconds at most; None: for ever."""
+        """Waits until the latch is set, `timeout` seconds at most; None: for ever.
+
+        A cancel point, also with 0, which sees to what has come.
+        """
 
     async def wait_async(self, latch: Latch, timeout: float | None) -> None:
         """As `wait`, for a task or an async goroutine."""

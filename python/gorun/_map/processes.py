@@ -108,7 +108,7 @@ class ProcessCarrier:
         """Waits for the latch, and meanwhile for the workers."""
         crew = self._crew
         if crew is not None and not crew.in_background and _cancellable():
-            crew.background()  # only a wait of gorun is cut
+            crew.background()  # only a wait of gorun can be cut
         if crew is None or crew.in_background:
             latch.wait(timeout)
             return
