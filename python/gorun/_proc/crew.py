@@ -103,6 +103,7 @@ class Crew:
         self._writing: set[int] = set()
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll.register(self._wake_out, select.EPOLLIN)
+        warm.crews.add(self)
         self._due: float | None = None  # when to look at late batches
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()

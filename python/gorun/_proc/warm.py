@@ -12,6 +12,8 @@ import atexit
 import os
 import threading
 from collections import deque
+from typing import Any
+from weakref import WeakSet
 
 from gorun._gorun import current
 from gorun._proc.start import Share
@@ -22,6 +24,8 @@ MOST = 32
 
 _over = False  # the interpreter ends: nobody answers for who is killed now
 
+crews: WeakSet[Any] = WeakSet()
+"""Those whose threads may wait for workers when the interpreter ends."""
 _idle: deque[Worker] = deque()
 _alive: set[Worker] = set()
 _lock = threading.RLock()  # a collector that ends a map may come in between
@@ -29,6 +33,7 @@ _lock = threading.RLock()  # a collector that ends a map may come in between
 
 def start(share: Share, name: str) -> Worker:
     """A worker that is idle, or a new one."""
+    check()
     while True:
         try:
             worker = _idle.pop()
@@ -100,7 +105,16 @@ def close() -> None:
 def _at_exit() -> None:
     global _over
     _over = True
-    close()
+    idle = tuple(_idle)
+    _idle.clear()
+    for worker in _alive.copy():
+        worker.kill()
+    for worker in idle:
+        stop(worker, kill=True)
+    for worker in _alive.copy():
+        worker.bury()
+    for crew in tuple(crews):
+        crew.wake()
 
 
 def _forget() -> None:

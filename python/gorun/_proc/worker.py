@@ -205,6 +205,10 @@ class Worker:
             self._gone(REAP_SECONDS)
         self.forget()
 
+    def bury(self) -> None:
+        """Waits for the end of one that was killed. Its descriptors stay: another thread may be using them."""
+        self._gone(REAP_SECONDS)
+
     def _gone(self, seconds: float) -> bool:
         limit = time.monotonic() + seconds
         while not self.dead():
