@@ -343,7 +343,8 @@ class Calls:
         try:
             self.ran.append(self.f())
         except BaseException as e:
-            self.ran.append(e)
+            # Its frames would hold whoever was interrupted by this, another one's `__init__` perhaps.
+            self.ran.append(e.with_traceback(None))
 
 
 def _actions(g: gorun.Goroutine[Any]) -> list[Callable[[], object]]:
