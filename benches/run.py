@@ -1,6 +1,6 @@
 """`make bench`: measure gorun beside Go and beside Python's own ways, and say what is met.
 
-python benches/run.py [--python PATH]... [--rows a,b] [--rounds N] [--quick] [--list] [--write]
+python benches/run.py [--python PATH]... [--rows a,b] [--rounds N] [--quick] [--list] [--write] [--resume FILE]
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from harness import machine, report
 from harness.proc import BENCHES, build_go
 from harness.rounds import Result, measure
+from harness.saved import Journal
 from rows import ROWS, find
 
 FULL_ROUNDS = 15
@@ -37,6 +39,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--write", action="store_true", help="write RESULTS.md after a partial run too"
     )
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        type=Path,
+        help="go on with a run that was cut off: keep the rows in results/<time>.jsonl, measure the rest",
+    )
     return parser.parse_args()
 
 
@@ -49,32 +57,38 @@ def main() -> int:
             print(f"{row.name:<16}{row.title}\n{'':<16}{goals}")
         return 0
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else FULL_ROUNDS)
-    about = machine.describe()
+    folder = BENCHES / "results"
+    folder.mkdir(exist_ok=True)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    journal = Journal(args.resume or folder / f"{stamp}.jsonl", machine.describe(), rounds)
     build_go()
     results: list[Result] = []
     for row in rows:
         for python in args.python or [sys.executable]:
             n = row.quick_n if args.quick else row.n
-            results.append(measure(row, python, rounds=rounds, n=n, limit=args.limit))
-            print(report.terminal(results[-1]), flush=True)
+            result = journal.find(row, python, n)
+            if result is None:
+                result = measure(row, python, rounds=rounds, n=n, limit=args.limit)
+                journal.add(result, n)
+            results.append(result)
+            print(report.terminal(result), flush=True)
     full = not args.rows and not args.quick and rounds >= FULL_ROUNDS
-    save(results, about, rounds, full=full or args.write)
+    save(results, journal, full=full or args.write)
     failures = [t for r in results for t in r.tracks.values() if t.failure and t.available]
     return 1 if failures else 0
 
 
-def save(results: list[Result], about: dict[str, str], rounds: int, *, full: bool) -> None:
-    folder = BENCHES / "results"
-    folder.mkdir(exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    outputs = {folder / f"{stamp}.json": True}
+def save(results: list[Result], journal: Journal, *, full: bool) -> None:
+    """The raw rounds beside the journal; after a full run latest.json and RESULTS.md too."""
+    about, rounds = journal.machine, journal.rounds
+    outputs = {journal.path.with_suffix(".json"): True}
     if full:
-        outputs[folder / "latest.json"] = False
+        outputs[BENCHES / "results" / "latest.json"] = False
         (BENCHES / "RESULTS.md").write_text(report.markdown(results, about, rounds))
     for path, raw in outputs.items():
         data = report.as_json(results, about, rounds, raw=raw)
         path.write_text(json.dumps(data, indent=1) + "\n")
-        print(f"wrote {path.relative_to(BENCHES.parent)}")
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":
