@@ -263,6 +263,58 @@ def test_a_cancelled_party_can_be_replaced() -> None:
     assert sorted(numbers) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", ["plain", "async", "task"])
+def test_a_cancel_that_comes_when_all_have_gone_on(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The party was counted: it goes on too, and the cancel comes at its next cancel point (rule 3).
+
+    Mutation: `_cut` gives False.
+    """
+    barrier, real = gorun.Barrier(2), gorun.Barrier._cut
+    cut, go_on = threading.Event(), threading.Event()
+    numbers: list[int] = []
+
+    def held_up(*args: Any) -> bool:
+        cut.set()
+        assert go_on.wait(LIMIT)
+        return real(*args)
+
+    monkeypatch.setattr(gorun.Barrier, "_cut", held_up)
+
+    def plain() -> None:
+        numbers.append(barrier.wait())
+        gorun.sleep(LIMIT)
+
+    async def twin() -> None:
+        numbers.append(await barrier.wait_async())
+        await gorun.sleep_async(LIMIT)
+
+    async def task() -> bool:
+        one = asyncio.create_task(twin())
+        while not barrier.n_waiting:
+            await asyncio.sleep(0.001)
+        one.cancel()
+        await asyncio.wait([one])
+        return one.cancelled()
+
+    g: gorun.Goroutine[Any]
+    if kind == "task":
+        g = gorun.go(lambda: asyncio.run(task()))
+    else:
+        g = gorun.go(plain if kind == "plain" else twin)
+        until(lambda: barrier.n_waiting)
+        g.cancel()
+    assert cut.wait(LIMIT)
+    assert barrier.wait(LIMIT) == 1
+    go_on.set()
+    if kind == "task":
+        assert g.result(LIMIT)
+    else:
+        assert isinstance(g.exception(LIMIT), gorun.GoroutineCancelled)
+    assert numbers == [0]
+
+
 def test_barrier_breaks_by_time_out() -> None:
     barrier = gorun.Barrier(2, timeout=0.01)
     with pytest.raises(threading.BrokenBarrierError):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gorun import _gorun
+from gorun import _gorun, _hooks
 from gorun._errors import Cancelled
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ def is_cancel(error: BaseException | None) -> bool:
         return True
     asyncio = sys.modules.get("asyncio")  # without it there is no such error
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def cancel_later(error: BaseException) -> bool:
+    """Let the caller's cancel, which was delivered too late, be pending again; False if it is no cancel."""
+    if isinstance(error, Cancelled):
+        _gorun._cancel_again(error._origin, error.reason)
+    elif is_cancel(error):
+        _hooks._cancel_again(error)
+    else:
+        return False
+    return True
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> None:
