@@ -449,10 +449,14 @@ def test_time_outs_are_checked_though_nobody_waits() -> None:
 
 @pytest.mark.no_matrix
 def test_awaited_by_nobody_known() -> None:
-    """Driven outside of goroutines and tasks. Mutation: no `check_async`."""
+    """Driven outside of goroutines and tasks. Mutation: no `check_async`, at any place."""
+    cond = gorun.Cond()
+    cond.acquire()
     for make in (
         lambda: gorun.Barrier(1).wait_async(),
-        lambda: gorun.Cond().wait_for_async(lambda: True),
+        lambda: cond.wait_async(),
+        lambda: cond.wait_for_async(lambda: True),
     ):
-        with pytest.raises(RuntimeError, match=r"goroutine .* asyncio task"):
+        with pytest.raises(RuntimeError, match=r"wait.* goroutine .* asyncio task"):
             make().send(None)
+    assert cond.locked()

@@ -202,7 +202,7 @@ def test_a_run_past_its_timeout_is_cancelled(kind: str) -> None:
 
 
 def test_a_run_that_cannot_be_cut_is_reported(hook_errors: Any) -> None:
-    """It counts as running until it ends, and is reported once. Mutation: no report, or one each period."""
+    """It counts as running until it ends, and is reported once. Mutations: no report, or one each period; no `_last_error`."""
     gate = threading.Event()
     job = every(PERIOD, gate.wait, timeout=0.01, id="stuck")
     [error] = hook_errors.take()
@@ -210,6 +210,7 @@ def test_a_run_that_cannot_be_cut_is_reported(hook_errors: Any) -> None:
     assert "stuck" in str(error.exc_value)
     assert "cannot be cut" in str(error.exc_value)
     assert error.goroutine is not None
+    assert job.last_error is error.exc_value
     assert job.runs == 1
     until(lambda: job.skipped >= 3)
     job.cancel()

@@ -440,9 +440,12 @@ def test_entered_twice() -> None:
 
 
 def test_async_with_outside_of_goroutines_and_tasks() -> None:
+    """Mutation: no `check_async` in `go_async`."""
     coroutine = Group().__aenter__()
     with pytest.raises(RuntimeError, match=r"goroutine.*asyncio"):
         coroutine.send(None)
+    with Group() as group, pytest.raises(RuntimeError, match=r"go_async.*goroutine.*asyncio"):
+        group.go_async(abs, -1).send(None)
 
 
 # ---- memory --------------------------------------------------------------------------------------

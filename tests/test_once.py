@@ -84,6 +84,19 @@ def test_a_pending_cancel_starts_nothing(what: str, kind: str) -> None:
     assert one.do(lambda: 3) == 3
 
 
+@pytest.mark.no_matrix
+def test_awaited_by_nobody_known() -> None:
+    """Driven outside of goroutines and tasks. Mutation: no `check_async`."""
+
+    async def body() -> int:
+        return 1
+
+    one = Once()
+    with pytest.raises(RuntimeError, match=r"do_async.*goroutine.*asyncio"):
+        one.do_async(body).send(None)
+    assert one.do(lambda: 2) == 2
+
+
 @every_caller
 def test_one_error_for_all(kind: str) -> None:
     """Each gets the same error, with the first traceback. Mutation: an error is not kept."""

@@ -210,6 +210,7 @@ class Cond:
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """As ``wait``, awaited."""
+        check_async("await Cond.wait_async()")  # later the lock could not be taken again
         self._owned("wait")
         number = self._calls.number()
         called = False

@@ -68,7 +68,9 @@ class _Run:
             if self.timer is not None:
                 self.timer.reset(limit)
         else:
-            _hooks.report(TimeoutError(f"{text} and cannot be cut: it still runs"), g, None)
+            error = TimeoutError(f"{text} and cannot be cut: it still runs")
+            self.job._last_error = error
+            _hooks.report(error, g, None)
 
 
 class Job:

@@ -257,6 +257,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         >>> gorun.run(main)
         32
         """
+        _callers.check_async("await Group.go_async()")
         self._check_open()
         if self._slots is not None and not self._slots.try_take():
             await self._slots.take_async()

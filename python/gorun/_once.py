@@ -126,6 +126,7 @@ class Once:
         >>> gorun.run(gorun.Once().do_async, answer)
         42
         """
+        _callers.check_async("await Once.do_async()")
         while True:
             run, mine = self._enter()
             if mine:
