@@ -196,6 +196,42 @@ def test_base_exceptions() -> None:
 
 
 @every_caller
+def test_a_body_that_joins_its_children(kind: str) -> None:
+    """The error of a child that was joined comes once; a child that is cancelled for it brings none.
+
+    Mutations: errors in a list; `_fail` keeps each GoroutineCancelled.
+    """
+
+    def plain() -> None:
+        for _ in range(20):
+            with pytest.raises(ExceptionGroup) as caught, Group() as group:
+                group.go(fails, "joined").result()
+            assert texts(caught.value) == ["joined"]
+            with pytest.raises(ExceptionGroup) as caught, Group() as group:
+                other = group.go(sleeper)
+                group.go(other.result)
+                group.go(fails, "first")
+                other.result()
+            assert texts(caught.value) == ["first"]
+
+    async def twin() -> None:
+        for _ in range(20):
+            with pytest.raises(ExceptionGroup) as caught:
+                async with Group() as group:
+                    await group.go(fails, "joined")
+            assert texts(caught.value) == ["joined"]
+            with pytest.raises(ExceptionGroup) as caught:
+                async with Group() as group:
+                    other = group.go(sleeper)
+                    group.go(other.result)
+                    group.go(fails, "first")
+                    await other
+            assert texts(caught.value) == ["first"]
+
+    run_as(kind, plain, twin)
+
+
+@every_caller
 def test_cancelled_children_are_no_errors(kind: str) -> None:
     """Mutation: `_child_ended` takes GoroutineCancelled for an error."""
 

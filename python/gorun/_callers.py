@@ -72,6 +72,25 @@ def cancel_later(error: BaseException) -> bool:
     return True
 
 
+async def drop_cancel(task: asyncio.Task[Any], before: int) -> None:
+    """Take a cancel back that the running task was asked for and has not met.
+
+    A block that asked for it calls this after its own ``uncancel``; ``before`` is what ``cancelling()``
+    was at its start. Up to CPython 3.12 ``uncancel`` leaves the cancel pending, later while others are
+    counted: it would be raised at an await after the block. asyncio's own awaits always meet it inside;
+    one of gorun's that has happened returns, and the cancel is asked for anew.
+    """
+    if task.cancelling() > before or not getattr(task, "_must_cancel", False):
+        return
+    import asyncio
+
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as error:
+        if task.cancelling() > before:  # from outside, just now
+            _hooks._cancel_again(error)
+
+
 def call_in_loop(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> None:
     """Have the loop call ``fn``; nothing happens if it is closed."""
     with contextlib.suppress(RuntimeError):

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from gorun import _callers, _gorun
 from gorun._context import Context, background
-from gorun._errors import Cancelled, Deadlock, ThreadLimit
+from gorun._errors import Cancelled, Deadlock, GoroutineCancelled, ThreadLimit
 from gorun._gorun import Goroutine, Latch
 
 if TYPE_CHECKING:
@@ -139,9 +139,13 @@ class _Body:
             if isinstance(exc, Cancelled) and exc._origin == self._scope.origin:
                 return None
         elif self._asked and self._task.uncancel() <= self._before and self.is_cancel(exc):
-            # (One that was asked for has been seen by the body: it is asked for while the task does not run.)
             return None
         return exc
+
+    async def left(self) -> None:
+        """After `leave` in a task: the cancel that was asked for, if the body has not met it, is taken back."""
+        if self._task is not None and self._asked:
+            await _callers.drop_cancel(self._task, self._before)
 
     def is_cancel(self, error: BaseException | None) -> bool:
         """True for what cancels this kind of caller."""
@@ -191,7 +195,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         self._body: _Body | None = None
         self._children: set[Goroutine[Any]] = set()
         self._live = 0
-        self._errors: list[BaseException] = []
+        self._errors: dict[int, BaseException] = {}  # by id: who joins a child has its error, too
         self._cancelled: object = None  # the reason that goes to the children, once there is one
         self._ended: Latch | None = None  # there once the body is over
         self._closed = False
@@ -340,8 +344,10 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            self._errors.append(error)
-            first = len(self._errors) == 1
+            if isinstance(error, GoroutineCancelled) and error.reason is self._cancelled is not None:
+                return  # who joins a child meets the group's cancel there, maybe before its own
+            first = not self._errors
+            self._errors[id(error)] = error
         if first:
             self._context.cancel(error)
             why = f"{type(error).__name__} in another goroutine of the group"
@@ -415,7 +421,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         """Raise what is to be raised. The group's own cancel never goes on: it comes with an error."""
         assert self._body is not None
         self._context.cancel()
-        errors, self._errors = self._errors, []
+        errors, self._errors = list(self._errors.values()), {}
         try:
             if errors:
                 if outer is not None:
@@ -466,8 +472,10 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
     ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
+        assert self._body is not None
         if isinstance(exc, GeneratorExit):
             return  # the coroutine is being closed: it may not await any more
+        await self._body.left()
         try:
             while True:
                 try:
