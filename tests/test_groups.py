@@ -370,6 +370,27 @@ def test_go_in_a_cancelled_group() -> None:
     assert ran == []
 
 
+def test_go_in_a_cancelled_group_against_a_quick_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor if it is taken up before `go` has cancelled it. Mutation: no `_never`."""
+    ran: list[int] = []
+    real = gorun.go
+
+    def go(*args: Any) -> gorun.Goroutine[Any]:
+        g: gorun.Goroutine[Any] = real(*args)
+        until(lambda: g.done() or waits(g))
+        return g
+
+    with pytest.raises(ExceptionGroup), Group() as group:
+        group.go(fails)
+        with pytest.raises(gorun.Cancelled):
+            gorun.sleep(LONG)
+        monkeypatch.setattr(gorun._gorun, "go", go)
+        late = group.go(ran.append, 1)
+        monkeypatch.undo()
+        assert isinstance(late.exception(LIMIT), gorun.GoroutineCancelled)
+    assert ran == []
+
+
 def test_go_outside_of_the_block() -> None:
     """Mutation: `_closed` is never set."""
     group = Group()

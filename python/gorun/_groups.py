@@ -25,6 +25,7 @@ of its lines.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -99,6 +100,11 @@ class _Slots:
         except BaseException:
             self._leave(gate)
             raise
+
+
+async def _never() -> None:
+    """Stands in for what is started in a cancelled group."""
+    await _gorun.sleep_async(math.inf)
 
 
 class _Body:
@@ -302,9 +308,12 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
             closed = self._closed
             if not closed:
                 self._live += 1
+            too_late = self._cancelled is not None
         if closed:
             self._give_slot()
             self._check_open()
+        if too_late and callable(fn):
+            fn, args, kwargs = _never, (), {}  # an M may be quicker than the cancel below
         try:
             g = _gorun.go(fn, *args, **kwargs)
         except BaseException:
