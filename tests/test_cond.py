@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -426,23 +427,40 @@ def test_what_need_not_wait_delivers_a_cancel_too(kind: str) -> None:
 
 
 @pytest.mark.no_matrix
-def test_time_outs_are_checked_though_nobody_waits() -> None:
-    """Mutation: `_seconds` left out at any of the places."""
-    nan = float("nan")
-    with pytest.raises(ValueError, match="nan"):
-        gorun.Barrier(1, timeout=nan)
-    with pytest.raises(ValueError, match="nan"):
-        gorun.Barrier(1).wait(nan)
+@pytest.mark.parametrize(
+    ("bad", "error"), [(float("nan"), ValueError), (10**400, ValueError), ("x", TypeError)]
+)
+def test_time_outs_are_checked_though_nobody_waits(bad: Any, error: type[Exception]) -> None:
+    """Mutation: `check_timeout` left out at any of the places."""
+    with pytest.raises(error, match=str(bad)):
+        gorun.Barrier(1, timeout=bad)
+    with pytest.raises(error, match=str(bad)):
+        gorun.Barrier(1).wait(bad)
     cond = gorun.Cond()
-    with cond, pytest.raises(ValueError, match="nan"):
-        cond.wait_for(lambda: True, nan)
+    with cond, pytest.raises(error, match=str(bad)):
+        cond.wait_for(lambda: True, bad)
 
     async def body() -> None:
-        with pytest.raises(ValueError, match="nan"):
-            await gorun.Barrier(1).wait_async(nan)
+        with pytest.raises(error, match=str(bad)):
+            await gorun.Barrier(1).wait_async(bad)
         async with cond:
-            with pytest.raises(ValueError, match="nan"):
-                await cond.wait_for_async(lambda: True, nan)
+            with pytest.raises(error, match=str(bad)):
+                await cond.wait_for_async(lambda: True, bad)
+
+    gorun.run(body)
+
+
+@pytest.mark.no_matrix
+def test_time_outs_of_other_kinds() -> None:
+    """What else is a number of seconds is taken here, too. Mutation: no `float` at either place."""
+    short: Any = Decimal("0.001")
+    cond = gorun.Cond()
+    with cond:
+        assert cond.wait_for(lambda: 0, short) == 0
+
+    async def body() -> None:
+        async with cond:
+            assert await cond.wait_for_async(lambda: 0, short) == 0
 
     gorun.run(body)
 

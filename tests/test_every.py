@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -283,6 +284,15 @@ def test_context_variables() -> None:
     until(lambda: len(seen) >= 3)
     job.cancel()
     assert set(seen) == {5}
+
+
+def test_numbers_of_other_kinds() -> None:
+    """Mutation: the period or the jitter is kept as it came."""
+    short: Any = Decimal("0.001")
+    ran = gorun._gorun.Latch(3)
+    job = every(short, ran.done, jitter=short, timeout=Decimal(60))  # type: ignore[arg-type]
+    assert ran.wait(LIMIT)
+    job.cancel()
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("-inf")])

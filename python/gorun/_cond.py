@@ -18,7 +18,8 @@ from gorun._callers import cancel_later, check_async
 from gorun._errors import ThreadLimit
 from gorun._gorun import Gate, Mutex
 from gorun._hooks import _cancel_again, _is_task_cancel
-from gorun._sync import _seconds, _units
+from gorun._settings import check_timeout
+from gorun._sync import _units
 
 T = TypeVar("T")
 
@@ -287,9 +288,9 @@ class Cond:
         ...     cond.wait_for(lambda: 'there'), cond.wait_for(lambda: '', timeout=0.001)
         ('there', '')
         """
-        _seconds(timeout)
+        check_timeout(timeout)
         _gorun._cancel_point()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else time.monotonic() + float(timeout)
         result = predicate()
         while not result:
             left = None if end is None else end - time.monotonic()
@@ -301,10 +302,10 @@ class Cond:
 
     async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """As ``wait_for``, awaited."""
-        _seconds(timeout)
+        check_timeout(timeout)
         check_async("await Cond.wait_for_async()")
         _gorun._cancel_point()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else time.monotonic() + float(timeout)
         result = predicate()
         while not result:
             left = None if end is None else end - time.monotonic()
@@ -389,7 +390,7 @@ class Barrier:
     ) -> None:
         if _units(parties, "parties") < 1:
             raise ValueError(f"parties must be > 0, not {parties}")
-        _seconds(timeout)
+        check_timeout(timeout)
         self._parties = parties
         self._action = action
         self._timeout = timeout
@@ -470,7 +471,7 @@ class Barrier:
         >>> gorun.Barrier(1).wait()
         0
         """
-        _seconds(timeout)
+        check_timeout(timeout)
         limit = self._timeout if timeout is None else timeout
         this, index = self._come()
         while index < 0:
@@ -490,7 +491,7 @@ class Barrier:
 
     async def wait_async(self, timeout: float | None = None) -> int:
         """As ``wait``, awaited."""
-        _seconds(timeout)
+        check_timeout(timeout)
         check_async("await Barrier.wait_async()")
         limit = self._timeout if timeout is None else timeout
         this, index = self._come()

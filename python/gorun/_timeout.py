@@ -82,7 +82,7 @@ class timeout(  # noqa: N801  (reads as a statement)
     def _when(seconds: float | None) -> float | None:
         import asyncio
 
-        return None if seconds is None else asyncio.get_running_loop().time() + seconds
+        return None if seconds is None else asyncio.get_running_loop().time() + float(seconds)
 
     def _begin(self) -> None:
         if self._entered:
