@@ -203,7 +203,10 @@ def test_a_run_past_its_timeout_is_cancelled(kind: str) -> None:
 
 
 def test_a_run_that_cannot_be_cut_is_reported(hook_errors: Any) -> None:
-    """It counts as running until it ends, and is reported once. Mutations: no report, or one each period; no `_last_error`."""
+    """It counts as running until it ends, and is reported once.
+
+    Mutations: no report, or one each period; no `_last_error`.
+    """
     gate = threading.Event()
     job = every(PERIOD, gate.wait, timeout=0.01, id="stuck")
     [error] = hook_errors.take()

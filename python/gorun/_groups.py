@@ -353,7 +353,10 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            if isinstance(error, GoroutineCancelled) and error.reason is self._cancelled is not None:
+            if (
+                isinstance(error, GoroutineCancelled)
+                and error.reason is self._cancelled is not None
+            ):
                 return  # who joins a child meets the group's cancel there, maybe before its own
             first = not self._errors
             self._errors[id(error)] = error
