@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -263,6 +264,58 @@ def test_a_cancelled_party_can_be_replaced() -> None:
     assert sorted(numbers) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", ["plain", "async", "task"])
+def test_a_cancel_that_comes_when_all_have_gone_on(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The party was counted: it goes on too, and the cancel comes at its next cancel point (rule 3).
+
+    Mutation: `_cut` gives False.
+    """
+    barrier, real = gorun.Barrier(2), gorun.Barrier._cut
+    cut, go_on = threading.Event(), threading.Event()
+    numbers: list[int] = []
+
+    def held_up(*args: Any) -> bool:
+        cut.set()
+        assert go_on.wait(LIMIT)
+        return real(*args)
+
+    monkeypatch.setattr(gorun.Barrier, "_cut", held_up)
+
+    def plain() -> None:
+        numbers.append(barrier.wait())
+        gorun.sleep(LIMIT)
+
+    async def twin() -> None:
+        numbers.append(await barrier.wait_async())
+        await gorun.sleep_async(LIMIT)
+
+    async def task() -> bool:
+        one = asyncio.create_task(twin())
+        while not barrier.n_waiting:
+            await asyncio.sleep(0.001)
+        one.cancel()
+        await asyncio.wait([one])
+        return one.cancelled()
+
+    g: gorun.Goroutine[Any]
+    if kind == "task":
+        g = gorun.go(lambda: asyncio.run(task()))
+    else:
+        g = gorun.go(plain if kind == "plain" else twin)
+        until(lambda: barrier.n_waiting)
+        g.cancel()
+    assert cut.wait(LIMIT)
+    assert barrier.wait(LIMIT) == 1
+    go_on.set()
+    if kind == "task":
+        assert g.result(LIMIT)
+    else:
+        assert isinstance(g.exception(LIMIT), gorun.GoroutineCancelled)
+    assert numbers == [0]
+
+
 def test_barrier_breaks_by_time_out() -> None:
     barrier = gorun.Barrier(2, timeout=0.01)
     with pytest.raises(threading.BrokenBarrierError):
@@ -374,33 +427,54 @@ def test_what_need_not_wait_delivers_a_cancel_too(kind: str) -> None:
 
 
 @pytest.mark.no_matrix
-def test_time_outs_are_checked_though_nobody_waits() -> None:
-    """Mutation: `_seconds` left out at any of the places."""
-    nan = float("nan")
-    with pytest.raises(ValueError, match="nan"):
-        gorun.Barrier(1, timeout=nan)
-    with pytest.raises(ValueError, match="nan"):
-        gorun.Barrier(1).wait(nan)
+@pytest.mark.parametrize(
+    ("bad", "error"), [(float("nan"), ValueError), (10**400, ValueError), ("x", TypeError)]
+)
+def test_time_outs_are_checked_though_nobody_waits(bad: Any, error: type[Exception]) -> None:
+    """Mutation: `check_timeout` left out at any of the places."""
+    with pytest.raises(error, match=str(bad)):
+        gorun.Barrier(1, timeout=bad)
+    with pytest.raises(error, match=str(bad)):
+        gorun.Barrier(1).wait(bad)
     cond = gorun.Cond()
-    with cond, pytest.raises(ValueError, match="nan"):
-        cond.wait_for(lambda: True, nan)
+    with cond, pytest.raises(error, match=str(bad)):
+        cond.wait_for(lambda: True, bad)
 
     async def body() -> None:
-        with pytest.raises(ValueError, match="nan"):
-            await gorun.Barrier(1).wait_async(nan)
+        with pytest.raises(error, match=str(bad)):
+            await gorun.Barrier(1).wait_async(bad)
         async with cond:
-            with pytest.raises(ValueError, match="nan"):
-                await cond.wait_for_async(lambda: True, nan)
+            with pytest.raises(error, match=str(bad)):
+                await cond.wait_for_async(lambda: True, bad)
+
+    gorun.run(body)
+
+
+@pytest.mark.no_matrix
+def test_time_outs_of_other_kinds() -> None:
+    """What else is a number of seconds is taken here, too. Mutation: no `float` at either place."""
+    short: Any = Decimal("0.001")
+    cond = gorun.Cond()
+    with cond:
+        assert cond.wait_for(lambda: 0, short) == 0
+
+    async def body() -> None:
+        async with cond:
+            assert await cond.wait_for_async(lambda: 0, short) == 0
 
     gorun.run(body)
 
 
 @pytest.mark.no_matrix
 def test_awaited_by_nobody_known() -> None:
-    """Driven outside of goroutines and tasks. Mutation: no `check_async`."""
+    """Driven outside of goroutines and tasks. Mutation: no `check_async`, at any place."""
+    cond = gorun.Cond()
+    cond.acquire()
     for make in (
         lambda: gorun.Barrier(1).wait_async(),
-        lambda: gorun.Cond().wait_for_async(lambda: True),
+        lambda: cond.wait_async(),
+        lambda: cond.wait_for_async(lambda: True),
     ):
-        with pytest.raises(RuntimeError, match=r"goroutine .* asyncio task"):
+        with pytest.raises(RuntimeError, match=r"wait.* goroutine .* asyncio task"):
             make().send(None)
+    assert cond.locked()

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -202,7 +203,10 @@ def test_a_run_past_its_timeout_is_cancelled(kind: str) -> None:
 
 
 def test_a_run_that_cannot_be_cut_is_reported(hook_errors: Any) -> None:
-    """It counts as running until it ends, and is reported once. Mutation: no report, or one each period."""
+    """It counts as running until it ends, and is reported once.
+
+    Mutations: no report, or one each period; no `_last_error`.
+    """
     gate = threading.Event()
     job = every(PERIOD, gate.wait, timeout=0.01, id="stuck")
     [error] = hook_errors.take()
@@ -210,6 +214,7 @@ def test_a_run_that_cannot_be_cut_is_reported(hook_errors: Any) -> None:
     assert "stuck" in str(error.exc_value)
     assert "cannot be cut" in str(error.exc_value)
     assert error.goroutine is not None
+    assert job.last_error is error.exc_value
     assert job.runs == 1
     until(lambda: job.skipped >= 3)
     job.cancel()
@@ -282,6 +287,15 @@ def test_context_variables() -> None:
     until(lambda: len(seen) >= 3)
     job.cancel()
     assert set(seen) == {5}
+
+
+def test_numbers_of_other_kinds() -> None:
+    """Mutation: the period or the jitter is kept as it came."""
+    short: Any = Decimal("0.001")
+    ran = gorun._gorun.Latch(3)
+    job = every(short, ran.done, jitter=short, timeout=Decimal(60))  # type: ignore[arg-type]
+    assert ran.wait(LIMIT)
+    job.cancel()
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("-inf")])

@@ -196,6 +196,42 @@ def test_base_exceptions() -> None:
 
 
 @every_caller
+def test_a_body_that_joins_its_children(kind: str) -> None:
+    """The error of a child that was joined comes once; a child that is cancelled for it brings none.
+
+    Mutations: errors in a list; `_fail` keeps each GoroutineCancelled.
+    """
+
+    def plain() -> None:
+        for _ in range(20):
+            with pytest.raises(ExceptionGroup) as caught, Group() as group:
+                group.go(fails, "joined").result()
+            assert texts(caught.value) == ["joined"]
+            with pytest.raises(ExceptionGroup) as caught, Group() as group:
+                other = group.go(sleeper)
+                group.go(other.result)
+                group.go(fails, "first")
+                other.result()
+            assert texts(caught.value) == ["first"]
+
+    async def twin() -> None:
+        for _ in range(20):
+            with pytest.raises(ExceptionGroup) as caught:
+                async with Group() as group:
+                    await group.go(fails, "joined")
+            assert texts(caught.value) == ["joined"]
+            with pytest.raises(ExceptionGroup) as caught:
+                async with Group() as group:
+                    other = group.go(sleeper)
+                    group.go(other.result)
+                    group.go(fails, "first")
+                    await other
+            assert texts(caught.value) == ["first"]
+
+    run_as(kind, plain, twin)
+
+
+@every_caller
 def test_cancelled_children_are_no_errors(kind: str) -> None:
     """Mutation: `_child_ended` takes GoroutineCancelled for an error."""
 
@@ -334,6 +370,27 @@ def test_go_in_a_cancelled_group() -> None:
     assert ran == []
 
 
+def test_go_in_a_cancelled_group_against_a_quick_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor if it is taken up before `go` has cancelled it. Mutation: no `_never`."""
+    ran: list[int] = []
+    real = gorun.go
+
+    def go(*args: Any) -> gorun.Goroutine[Any]:
+        g: gorun.Goroutine[Any] = real(*args)
+        until(lambda: g.done() or waits(g))
+        return g
+
+    with pytest.raises(ExceptionGroup), Group() as group:
+        group.go(fails)
+        with pytest.raises(gorun.Cancelled):
+            gorun.sleep(LONG)
+        monkeypatch.setattr(gorun._gorun, "go", go)
+        late = group.go(ran.append, 1)
+        monkeypatch.undo()
+        assert isinstance(late.exception(LIMIT), gorun.GoroutineCancelled)
+    assert ran == []
+
+
 def test_go_outside_of_the_block() -> None:
     """Mutation: `_closed` is never set."""
     group = Group()
@@ -440,9 +497,12 @@ def test_entered_twice() -> None:
 
 
 def test_async_with_outside_of_goroutines_and_tasks() -> None:
+    """Mutation: no `check_async` in `go_async`."""
     coroutine = Group().__aenter__()
     with pytest.raises(RuntimeError, match=r"goroutine.*asyncio"):
         coroutine.send(None)
+    with Group() as group, pytest.raises(RuntimeError, match=r"go_async.*goroutine.*asyncio"):
+        group.go_async(abs, -1).send(None)
 
 
 # ---- memory --------------------------------------------------------------------------------------

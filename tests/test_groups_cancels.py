@@ -249,6 +249,72 @@ def test_the_bodys_cancel_against_its_end() -> None:
     asyncio.run(twin())
 
 
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_cancel_that_meets_children_that_join_each_other(kind: str) -> None:
+    """It comes out as it is: that a child met another's cancel is no error. Mutation: `_fail` keeps it."""
+
+    def joins(first: gorun.Goroutine[None]) -> None:
+        try:
+            gorun.sleep(LONG)
+        finally:
+            first.result()
+
+    async def awaits(first: gorun.Goroutine[None]) -> None:
+        try:
+            await gorun.sleep_async(LONG)
+        finally:
+            await first
+
+    def plain() -> None:
+        with Group() as group:
+            group.go(joins, group.go(sleeper))
+            started.set()
+
+    async def twin() -> None:
+        async with Group() as group:
+            group.go(awaits, group.go(sleeper))
+            started.set()
+
+    started = threading.Event()
+    g = gorun.go(plain if kind == "plain" else twin)
+    assert started.wait(LIMIT)
+    until(lambda: sum(i.wait_reason == "sleep" for i in gorun.goroutines()) == 2)
+    g.cancel("outside")
+    error = g.exception(LIMIT)
+    assert isinstance(error, gorun.GoroutineCancelled)
+    assert error.reason == "outside"
+
+
+def test_a_tasks_operation_that_has_happened_when_the_groups_cancel_comes() -> None:
+    """It returns and the cancel is asked for anew (rule 3), but not beyond the block.
+
+    Mutation: no `drop_cancel` (fails up to 3.12).
+    """
+
+    async def main() -> None:
+        for _ in range(3):
+            ch: gorun.Chan[int] = gorun.Chan()
+            with pytest.raises(ExceptionGroup) as caught:
+                async with Group() as group:
+
+                    def together(ch: gorun.Chan[int] = ch, group: Group = group) -> None:
+                        assert ch.try_send(1)
+                        time.sleep(0.02)
+                        child = group.go(fails)
+                        until(child.done)
+                        time.sleep(0.02)  # by now the loop was told of both
+
+                    asyncio.get_running_loop().call_later(0.005, together)
+                    await ch.recv_async()
+            assert texts(caught.value) == ["x"]
+            await asyncio.sleep(0)
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
+
+    asyncio.run(main())
+
+
 def test_ctrl_c_at_the_wait() -> None:
     """What a signal handler raises cancels the children; it is an error of the group. No child outlives it."""
 

@@ -51,6 +51,52 @@ def test_one_run_for_all(kind: str) -> None:
     assert runs == [1]
 
 
+@pytest.mark.parametrize("kind", ["plain", "async"])
+@pytest.mark.parametrize("what", ["Once", "SingleFlight"])
+def test_a_pending_cancel_starts_nothing(what: str, kind: str) -> None:
+    """`do` is a cancel point on entry; a first run that was cut so is not kept.
+
+    Mutation: any of the four `_cancel_point()` left out.
+    """
+    one, flight, runs = Once(), SingleFlight(), list[int]()
+
+    async def run_async() -> None:
+        runs.append(2)
+
+    def plain() -> None:
+        g = gorun.current()
+        assert g is not None
+        g.cancel()
+        if what == "Once":
+            one.do(runs.append, 1)
+        else:
+            flight.do("key", runs.append, 1)
+
+    async def twin() -> None:
+        g = gorun.current()
+        assert g is not None
+        g.cancel()
+        await (one.do_async(run_async) if what == "Once" else flight.do_async("key", run_async))
+
+    g = gorun.go(plain if kind == "plain" else twin)
+    assert isinstance(g.exception(LIMIT), gorun.GoroutineCancelled)
+    assert runs == []
+    assert one.do(lambda: 3) == 3
+
+
+@pytest.mark.no_matrix
+def test_awaited_by_nobody_known() -> None:
+    """Driven outside of goroutines and tasks. Mutation: no `check_async`."""
+
+    async def body() -> int:
+        return 1
+
+    one = Once()
+    with pytest.raises(RuntimeError, match=r"do_async.*goroutine.*asyncio"):
+        one.do_async(body).send(None)
+    assert one.do(lambda: 2) == 2
+
+
 @every_caller
 def test_one_error_for_all(kind: str) -> None:
     """Each gets the same error, with the first traceback. Mutation: an error is not kept."""

@@ -34,7 +34,7 @@ def waiting(n: int = 1) -> None:
 # ---- arguments ---------------------------------------------------------------------------------
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: gorun.Mutex().acquire(False, 1), ValueError, "non-blocking"),
+    (lambda: gorun.Mutex().acquire(False, 1), ValueError, "non-blocking call: 1"),
     (lambda: gorun.Mutex().acquire(timeout=-2), ValueError, "-2"),
     (lambda: gorun.Mutex().acquire(timeout=float("nan")), ValueError, "nan"),
     (lambda: gorun.Mutex().acquire(timeout=1e20), OverflowError, "1e\\+20"),
@@ -44,7 +44,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: gorun.Mutex().release(), RuntimeError, "unlocked"),
     (lambda: gorun.RWMutex().reader.release(), RuntimeError, "unlocked"),
     (lambda: gorun.RWMutex().writer.release(), RuntimeError, "unlocked"),
-    (lambda: gorun.RWMutex().reader.acquire(False, 1), ValueError, "non-blocking"),
+    (lambda: gorun.RWMutex().reader.acquire(False, 1), ValueError, "call: 1"),
     (lambda: gorun.RWMutex().writer.acquire(timeout=-0.5), ValueError, "-0.5"),
     (lambda: gorun.Semaphore(-1), ValueError, "-1"),
     (lambda: gorun.Semaphore(1.5), TypeError, "1.5"),  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: gorun.Semaphore(2).acquire(False, 1.0), ValueError, "1.0"),
     (lambda: gorun.Semaphore(2).acquire_async(False, 1.0), ValueError, "1.0"),
     (lambda: gorun.Semaphore(0).acquire(timeout=float("nan")), ValueError, "nan"),
-    (lambda: gorun.Semaphore(2).release(), ValueError, "too many"),
+    (lambda: gorun.Semaphore(2).release(5), ValueError, "too many times: 5 .* 2"),
     (lambda: gorun.Semaphore(2).release(0), ValueError, "0"),
     (lambda: gorun.Semaphore(2).release(-3), ValueError, "-3"),
     (lambda: gorun.Event().wait(float("nan")), ValueError, "nan"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -422,6 +423,25 @@ def test_bad_seconds() -> None:
     with timeout(LONG) as scope:
         with pytest.raises(ValueError, match="nan"):
             scope.reschedule(float("nan"))
+
+
+@every_caller
+def test_seconds_of_other_kinds(kind: str) -> None:
+    """Mutation: no `float` for the loop's clock."""
+    short: Any = Decimal("0.01")
+
+    def plain() -> None:
+        with pytest.raises(TimeoutError), timeout(short) as scope:
+            scope.reschedule(short)
+            gorun.sleep(LONG)
+
+    async def twin() -> None:
+        with pytest.raises(TimeoutError):
+            async with timeout(short) as scope:
+                scope.reschedule(short)
+                await gorun.sleep_async(LONG)
+
+    run_as(kind, plain, twin)
 
 
 def test_entered_twice() -> None:

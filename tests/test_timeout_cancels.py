@@ -222,6 +222,32 @@ def test_a_task_that_is_cancelled() -> None:
     assert asyncio.run(main()) == "cancelled"
 
 
+def test_a_tasks_operation_that_has_happened_when_the_time_is_up() -> None:
+    """It returns and the cancel is asked for anew (rule 3), but not beyond the block.
+
+    Mutation: no `drop_cancel` (fails up to 3.12).
+    """
+
+    async def main() -> None:
+        for _ in range(3):
+            ch: gorun.Chan[int] = gorun.Chan()
+
+            def together(ch: gorun.Chan[int] = ch) -> None:
+                assert ch.try_send(1)
+                time.sleep(0.1)  # the loop is told of the value, and the time is up
+
+            async with timeout(0.05) as scope:
+                asyncio.get_running_loop().call_later(0.005, together)
+                assert await ch.recv_async() == 1
+            assert scope.expired
+            await asyncio.sleep(0)
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
+
+    asyncio.run(main())
+
+
 # ---- threads -------------------------------------------------------------------------------------
 
 

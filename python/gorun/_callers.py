@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gorun import _gorun
+from gorun import _gorun, _hooks
 from gorun._errors import Cancelled
 
 if TYPE_CHECKING:
@@ -59,6 +59,36 @@ def is_cancel(error: BaseException | None) -> bool:
         return True
     asyncio = sys.modules.get("asyncio")  # without it there is no such error
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def cancel_later(error: BaseException) -> bool:
+    """Let the caller's cancel, which was delivered too late, be pending again; False if it is no cancel."""
+    if isinstance(error, Cancelled):
+        _gorun._cancel_again(error._origin, error.reason)
+    elif is_cancel(error):
+        _hooks._cancel_again(error)
+    else:
+        return False
+    return True
+
+
+async def drop_cancel(task: asyncio.Task[Any], before: int) -> None:
+    """Take a cancel back that the running task was asked for and has not met.
+
+    A block that asked for it calls this after its own ``uncancel``; ``before`` is what ``cancelling()``
+    was at its start. Up to CPython 3.12 ``uncancel`` leaves the cancel pending, later while others are
+    counted: it would be raised at an await after the block. asyncio's own awaits always meet it inside;
+    one of gorun's that has happened returns, and the cancel is asked for anew.
+    """
+    if task.cancelling() > before or not getattr(task, "_must_cancel", False):
+        return
+    import asyncio
+
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as error:
+        if task.cancelling() > before:  # from outside, just now
+            _hooks._cancel_again(error)
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> None:

@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gorun import _gorun
-from gorun._callers import check_async
+from gorun._callers import cancel_later, check_async
 from gorun._errors import ThreadLimit
 from gorun._gorun import Gate, Mutex
 from gorun._hooks import _cancel_again, _is_task_cancel
-from gorun._sync import _seconds, _units
+from gorun._settings import check_timeout
+from gorun._sync import _units
 
 T = TypeVar("T")
 
@@ -210,6 +211,7 @@ class Cond:
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """As ``wait``, awaited."""
+        check_async("await Cond.wait_async()")  # later the lock could not be taken again
         self._owned("wait")
         number = self._calls.number()
         called = False
@@ -286,9 +288,9 @@ class Cond:
         ...     cond.wait_for(lambda: 'there'), cond.wait_for(lambda: '', timeout=0.001)
         ('there', '')
         """
-        _seconds(timeout)
+        check_timeout(timeout)
         _gorun._cancel_point()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else time.monotonic() + float(timeout)
         result = predicate()
         while not result:
             left = None if end is None else end - time.monotonic()
@@ -300,10 +302,10 @@ class Cond:
 
     async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """As ``wait_for``, awaited."""
-        _seconds(timeout)
+        check_timeout(timeout)
         check_async("await Cond.wait_for_async()")
         _gorun._cancel_point()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else time.monotonic() + float(timeout)
         result = predicate()
         while not result:
             left = None if end is None else end - time.monotonic()
@@ -388,7 +390,7 @@ class Barrier:
     ) -> None:
         if _units(parties, "parties") < 1:
             raise ValueError(f"parties must be > 0, not {parties}")
-        _seconds(timeout)
+        check_timeout(timeout)
         self._parties = parties
         self._action = action
         self._timeout = timeout
@@ -410,35 +412,47 @@ class Barrier:
                 return this, -1
             index = this.left.pop() if this.left else this.came
             this.came += 1
-            this.last = index if this.came == self._parties else -1
+            if this.came == self._parties:
+                this.last = index
+                if self._action is None:
+                    self._open(this)
             return this, index
 
     def _complete(self, this: _Round) -> None:
         """By the last that came: the action, then all go on. Nothing is locked meanwhile."""
+        if self._action is None:
+            return  # it went on when the last was counted
         try:
-            if self._action is not None:
-                self._action()
+            self._action()
         except BaseException:
             with _Shield(), self._mutex:
                 self._break(this)
             raise
         with _Shield(), self._mutex:
             if not this.broken:
-                self._round = _Round()
-                this.full = True
-                this.gate.set(True)
+                self._open(this)
         this.check()
+
+    def _open(self, this: _Round) -> None:
+        self._round = _Round()
+        this.full = True
+        this.gate.set(True)
 
     def _break(self, this: _Round) -> None:
         this.broken = True
         this.gate.set(True)
 
-    def _cut(self, this: _Round, index: int) -> None:
-        """An error ended the wait: who comes later takes the place, unless the round is complete."""
+    def _cut(self, this: _Round, index: int, error: BaseException) -> bool:
+        """An error ended the wait: who comes later takes the place, unless the round is complete.
+
+        True if all have gone on already: then this one has too, and a cancel came too late (rule 3).
+        """
         with _Shield(), self._mutex:
             if this.came < self._parties:
                 this.came -= 1
                 this.left.append(index)
+            full = this.full
+        return full and cancel_later(error)
 
     def _late(self, this: _Round) -> bool:
         """The time is up: True if the round is complete all the same, and its action decides; else it breaks."""
@@ -457,7 +471,7 @@ class Barrier:
         >>> gorun.Barrier(1).wait()
         0
         """
-        _seconds(timeout)
+        check_timeout(timeout)
         limit = self._timeout if timeout is None else timeout
         this, index = self._come()
         while index < 0:
@@ -469,15 +483,15 @@ class Barrier:
         try:
             if not this.gate.enter(1, limit) and self._late(this):
                 this.gate.enter(1)
-        except BaseException:
-            self._cut(this, index)
-            raise
+        except BaseException as error:
+            if not self._cut(this, index, error):
+                raise
         this.check()
         return index
 
     async def wait_async(self, timeout: float | None = None) -> int:
         """As ``wait``, awaited."""
-        _seconds(timeout)
+        check_timeout(timeout)
         check_async("await Barrier.wait_async()")
         limit = self._timeout if timeout is None else timeout
         this, index = self._come()
@@ -490,9 +504,9 @@ class Barrier:
         try:
             if not await this.gate.enter_async(1, limit) and self._late(this):
                 await this.gate.enter_async(1)
-        except BaseException:
-            self._cut(this, index)
-            raise
+        except BaseException as error:
+            if not self._cut(this, index, error):
+                raise
         this.check()
         return index
 

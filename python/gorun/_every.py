@@ -68,7 +68,9 @@ class _Run:
             if self.timer is not None:
                 self.timer.reset(limit)
         else:
-            _hooks.report(TimeoutError(f"{text} and cannot be cut: it still runs"), g, None)
+            error = TimeoutError(f"{text} and cannot be cut: it still runs")
+            self.job._last_error = error
+            _hooks.report(error, g, None)
 
 
 class Job:
@@ -268,8 +270,8 @@ def every(
     >>> ran.wait(10.0), job.cancel()
     (True, True)
     """
-    check_seconds(seconds, "seconds")
-    if seconds <= 0:
+    period = check_seconds(seconds, "seconds")
+    if period <= 0:
         raise ValueError(f"seconds must be more than 0, not {seconds!r}")
     if not callable(fn):
         raise TypeError(f"every takes a callable, not {fn!r}")
@@ -278,12 +280,12 @@ def every(
     limit = check_timeout(timeout)
     if limit is not None and limit <= 0:
         raise ValueError(f"timeout must be more than 0 or None, not {timeout!r}")
-    check_seconds(jitter, "jitter")
-    if jitter < 0:
+    spread = check_seconds(jitter, "jitter")
+    if spread < 0:
         raise ValueError(f"jitter must not be negative: {jitter!r}")
     if id is None:
         id = f"job-{next(_numbers)}"
-    job = Job(seconds, fn, args, id, overlap, limit, jitter)
+    job = Job(period, fn, args, id, overlap, limit, spread)
     if _jobs.setdefault(id, job) is not job:
         raise ValueError(f"there is a living job with the id {id!r}")
     try:

@@ -25,6 +25,7 @@ of its lines.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from gorun import _callers, _gorun
 from gorun._context import Context, background
-from gorun._errors import Cancelled, Deadlock, ThreadLimit
+from gorun._errors import Cancelled, Deadlock, GoroutineCancelled, ThreadLimit
 from gorun._gorun import Goroutine, Latch
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ class _Slots:
             raise
 
 
+async def _never() -> None:
+    """Stands in for what is started in a cancelled group."""
+    await _gorun.sleep_async(math.inf)
+
+
 class _Body:
     """How the body is cancelled: a goroutine or thread through a scope, a task by its own means."""
 
@@ -139,9 +145,13 @@ class _Body:
             if isinstance(exc, Cancelled) and exc._origin == self._scope.origin:
                 return None
         elif self._asked and self._task.uncancel() <= self._before and self.is_cancel(exc):
-            # (One that was asked for has been seen by the body: it is asked for while the task does not run.)
             return None
         return exc
+
+    async def left(self) -> None:
+        """After `leave` in a task: the cancel that was asked for, if the body has not met it, is taken back."""
+        if self._task is not None and self._asked:
+            await _callers.drop_cancel(self._task, self._before)
 
     def is_cancel(self, error: BaseException | None) -> bool:
         """True for what cancels this kind of caller."""
@@ -191,7 +201,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         self._body: _Body | None = None
         self._children: set[Goroutine[Any]] = set()
         self._live = 0
-        self._errors: list[BaseException] = []
+        self._errors: dict[int, BaseException] = {}  # by id: who joins a child has its error, too
         self._cancelled: object = None  # the reason that goes to the children, once there is one
         self._ended: Latch | None = None  # there once the body is over
         self._closed = False
@@ -257,6 +267,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         >>> gorun.run(main)
         32
         """
+        _callers.check_async("await Group.go_async()")
         self._check_open()
         if self._slots is not None and not self._slots.try_take():
             await self._slots.take_async()
@@ -297,9 +308,12 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
             closed = self._closed
             if not closed:
                 self._live += 1
+            too_late = self._cancelled is not None
         if closed:
             self._give_slot()
             self._check_open()
+        if too_late and callable(fn):
+            fn, args, kwargs = _never, (), {}  # an M may be quicker than the cancel below
         try:
             g = _gorun.go(fn, *args, **kwargs)
         except BaseException:
@@ -339,8 +353,13 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            self._errors.append(error)
-            first = len(self._errors) == 1
+            if (
+                isinstance(error, GoroutineCancelled)
+                and error.reason is self._cancelled is not None
+            ):
+                return  # who joins a child meets the group's cancel there, maybe before its own
+            first = not self._errors
+            self._errors[id(error)] = error
         if first:
             self._context.cancel(error)
             why = f"{type(error).__name__} in another goroutine of the group"
@@ -414,7 +433,7 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
         """Raise what is to be raised. The group's own cancel never goes on: it comes with an error."""
         assert self._body is not None
         self._context.cancel()
-        errors, self._errors = self._errors, []
+        errors, self._errors = list(self._errors.values()), {}
         try:
             if errors:
                 if outer is not None:
@@ -465,8 +484,10 @@ class Group(AbstractContextManager["Group"], AbstractAsyncContextManager["Group"
     ) -> None:
         outer = self._leave_body(exc)
         assert self._ended is not None
+        assert self._body is not None
         if isinstance(exc, GeneratorExit):
             return  # the coroutine is being closed: it may not await any more
+        await self._body.left()
         try:
             while True:
                 try:

@@ -94,8 +94,7 @@ class Once:
     def do(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Run ``fn(*args)`` if nothing was run yet; its result, or that of the run there was.
 
-        Raises the error of that run; RuntimeError inside the function itself. A cancel point while
-        another caller runs it.
+        Raises the error of that run; RuntimeError inside the function itself. A cancel point.
 
         >>> import gorun
         >>> once = gorun.Once()
@@ -106,6 +105,7 @@ class Once:
             run, mine = self._enter()
             if mine:
                 try:
+                    _gorun._cancel_point()
                     value = fn(*args)
                 except BaseException as error:
                     self._end(run, None, error)
@@ -126,10 +126,12 @@ class Once:
         >>> gorun.run(gorun.Once().do_async, answer)
         42
         """
+        _callers.check_async("await Once.do_async()")
         while True:
             run, mine = self._enter()
             if mine:
                 try:
+                    _gorun._cancel_point()
                     value = await fn(*args)
                 except BaseException as error:
                     self._end(run, None, error)
@@ -241,6 +243,7 @@ class SingleFlight:
         >>> gorun.SingleFlight().do("key", abs, -1)
         (1, False)
         """
+        _gorun._cancel_point()  # nothing is started for a caller that is being cancelled
         flight, joined = self._join(key, fn, args)
         value = flight.g.result()
         return value, self._shared(flight, joined)
@@ -262,6 +265,7 @@ class SingleFlight:
         >>> gorun.run(gorun.SingleFlight().do_async, "key", abs, -1)
         (1, False)
         """
+        _gorun._cancel_point()  # nothing is started for a caller that is being cancelled
         flight, joined = self._join(key, fn, args)
         value = await flight.g
         return value, self._shared(flight, joined)

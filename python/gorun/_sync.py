@@ -48,12 +48,6 @@ def _units(n: int, what: str) -> int:
     return n
 
 
-def _seconds(timeout: float | None) -> None:
-    """Refuses what is no time-out, where the wait that would refuse it may not come about."""
-    if timeout is not None and timeout != timeout:
-        raise ValueError(f"timeout must be a number of seconds, not {timeout}")
-
-
 class _Held:
     """``with`` and ``async with`` for what has ``acquire``, ``acquire_async`` and ``release``."""
 

@@ -43,6 +43,7 @@ class timeout(  # noqa: N801  (reads as a statement)
         self._seconds = check_timeout(seconds)
         self._scope = _gorun._Scope()
         self._in_task: asyncio.Timeout | None = None
+        self._before = 0  # how often the task had been asked to cancel
         self._entered = False
 
     @property
@@ -81,7 +82,7 @@ class timeout(  # noqa: N801  (reads as a statement)
     def _when(seconds: float | None) -> float | None:
         import asyncio
 
-        return None if seconds is None else asyncio.get_running_loop().time() + seconds
+        return None if seconds is None else asyncio.get_running_loop().time() + float(seconds)
 
     def _begin(self) -> None:
         if self._entered:
@@ -107,6 +108,8 @@ class timeout(  # noqa: N801  (reads as a statement)
         import asyncio
 
         self._begin()
+        task = asyncio.current_task()
+        self._before = 0 if task is None else task.cancelling()
         self._in_task = asyncio.timeout_at(self._when(self._seconds))
         await self._in_task.__aenter__()
         return self
@@ -141,5 +144,8 @@ class timeout(  # noqa: N801  (reads as a statement)
     ) -> None:
         if self._in_task is not None:
             await self._in_task.__aexit__(exc_type, exc, tb)
+            task = _callers.task()
+            if task is not None and self._in_task.expired():
+                await _callers.drop_cancel(task, self._before)
         else:
             self._exit(exc)

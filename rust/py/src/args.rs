@@ -174,9 +174,10 @@ pub fn lock_args(blocking: *mut PyObject, timeout: *mut PyObject) -> Res<Option<
     };
     let given = t != -1.0;
     if given && !waits {
-        return Err(value_error(
-            "can't specify a timeout for a non-blocking call",
-        ));
+        return Err(value_error(&format!(
+            "can't specify a timeout for a non-blocking call: {}",
+            repr(timeout)
+        )));
     }
     if given && t < 0.0 {
         return Err(value_error(&format!(

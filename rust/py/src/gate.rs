@@ -223,7 +223,10 @@ impl PyGate {
                 if fits {
                     return Ok(());
                 }
-                return Err(fetched(value_error("Semaphore released too many times")));
+                let most = bound.unwrap_or(u64::MAX);
+                return Err(fetched(value_error(&format!(
+                    "Semaphore released too many times: {want} more would be above {most}"
+                ))));
             }
             Any::Readers(g) => {
                 let held = g.change(rt(), |r| {
