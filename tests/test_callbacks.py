@@ -117,7 +117,20 @@ def test_callbacks_must_be_callable() -> None:
     g = gorun.go(abs, 1)
     with pytest.raises(TypeError, match="callable"):
         g.add_done_callback(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="needs a callable"):
+        g.add_done_callback()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="at most 1"):
+        g.add_done_callback(print, 1)  # type: ignore[call-arg]
     assert g.result(LIMIT) == 1
+
+
+def test_a_callback_by_name() -> None:
+    """As `concurrent.futures` has it. Mutation: METH_O."""
+    out: list[Any] = []
+    g = gorun.go(abs, 1)
+    g.add_done_callback(fn=out.append)
+    until(lambda: out)
+    assert out == [g]
 
 
 def test_callbacks_may_use_gorun_and_block() -> None:

@@ -123,6 +123,23 @@ def test_cancel_before_the_first_step_never_runs_the_body(kind: str, maxprocs: i
         assert error.reason == "early"
 
 
+def test_a_reason_that_cannot_be_printed() -> None:
+    """It is still the reason. Mutation: `str(reason)` unguarded: its error comes in place of ours."""
+
+    class Odd:
+        def __repr__(self) -> str:
+            raise LookupError
+
+    odd = Odd()
+    g = gorun.go(gorun.sleep, LONG)
+    g.cancel(odd)
+    error = g.exception(LIMIT)
+    assert isinstance(error, gorun.GoroutineCancelled)
+    assert error.reason is odd
+    assert "Odd object at" in str(error)
+    assert g.cancelled()
+
+
 def test_second_cancel_before_delivery_changes_nothing(maxprocs: int) -> None:
     # Mutation: `cancel_asked` looks at PENDING only: the second reason replaces the first.
     g = gorun.go(sleeper)

@@ -131,6 +131,36 @@ def test_what_a_vanished_task_was_granted_is_given_back(how: str) -> None:
     until(lambda: gc.collect() >= 0 and others[0].done())
 
 
+@pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
+def test_a_task_that_lives_on_without_its_loop(take: Any) -> None:
+    """The loop was told and closed before its next turn; the task is still referred to, and never runs again.
+
+    Mutation: no `Drop` of `PyTold`: the value is lost while the task lives.
+    """
+    for _ in range(20):
+        ch: Chan[str] = Chan(1)
+        loop = asyncio.new_event_loop()
+
+        async def body(ch: Chan[str] = ch) -> None:
+            await take(ch)
+
+        task = loop.create_task(body())
+        for _ in range(3):
+            loop.run_until_complete(asyncio.sleep(0))
+        ch.send("v", LIMIT)
+        until(lambda loop=loop: loop._ready)  # type: ignore[misc]
+        loop.close()
+        # Without a GIL what an M made is freed by that M, or by the collector.
+        until(lambda ch=ch: len(ch) == 1 or (gc.collect() >= 0 and len(ch) == 1))  # type: ignore[misc]
+        assert ch.recv(LIMIT) == "v"
+        assert not task.done()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del task
+        gc.collect()
+        with pytest.raises(gorun.WouldBlock):
+            ch.try_recv()
+
+
 def test_a_loop_that_closes_in_the_middle_of_a_wake() -> None:
     """Its queue takes one more callback, which nobody runs, though the loop itself is kept.
 

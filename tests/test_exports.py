@@ -104,9 +104,9 @@ def test_signatures() -> None:
     assert parameters(gorun.run) == "main, *args, **kwargs"
     assert parameters(gorun.go_many) == "fn, iterable"
     assert parameters(gorun.spawn) == "fn, args=(), kwargs=None, name=None, priority=None, tags=()"
-    assert parameters(gorun.wait) == "gs, timeout=None, return_when='ALL_COMPLETED'"
+    assert parameters(gorun.wait) == "fs, timeout=None, return_when='ALL_COMPLETED'"
     assert parameters(gorun.wait_async) == parameters(gorun.wait)
-    assert parameters(gorun.as_completed) == "gs, timeout=None"
+    assert parameters(gorun.as_completed) == "fs, timeout=None"
     assert parameters(gorun.gomaxprocs) == "n=None"
     assert parameters(gorun.shutdown) == "timeout=None"
     assert parameters(gorun.Timer) == "seconds, fn=None"

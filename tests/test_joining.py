@@ -9,6 +9,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -267,6 +269,46 @@ def test_long_timeouts(long: Any) -> None:
 
     assert gorun.run(main) is True
     assert asyncio.run(main()) is True
+
+
+@pytest.mark.no_matrix
+@pytest.mark.parametrize("number", [Decimal("0.001"), Fraction(1, 1000)])
+def test_timeouts_of_any_number(number: Any) -> None:
+    """Decimals too, as everywhere else. Mutation: `check_timeout` gives the number back as it came."""
+    g = gorun.go(gorun.sleep, LONG)
+    with pytest.raises(TimeoutError):
+        next(gorun.as_completed([g], number))
+    with pytest.raises(TimeoutError):
+        g.result(number)
+    assert gorun.wait([g], number).not_done == {g}
+    assert not gorun.shutdown(-number)
+    g.cancel()
+
+
+@pytest.mark.no_matrix
+def test_named_as_in_concurrent_futures() -> None:
+    """Mutation: another name than `fs`."""
+    g = gorun.go(abs, -1)
+    assert gorun.wait(fs=[g], timeout=LIMIT, return_when="ALL_COMPLETED").done == {g}
+    assert list(gorun.as_completed(fs=[g], timeout=LIMIT)) == [g]
+    assert gorun.run(gorun.wait_async, fs=[g]).done == {g}
+
+
+def test_waiting_for_oneself() -> None:
+    """It would never end. Mutation: no look at `current` in `_check`."""
+
+    def body() -> None:
+        me: list[Any] = [gorun.current()]
+        for call in (gorun.wait, gorun.as_completed, gorun.as_completed_async):
+            with pytest.raises(RuntimeError, match="cannot join itself"):
+                call(me)  # type: ignore[operator]
+
+    async def twin() -> None:
+        with pytest.raises(RuntimeError, match="cannot join itself"):
+            await gorun.wait_async([gorun.current()])  # type: ignore[list-item]
+
+    gorun.run(body)
+    gorun.run(twin)
 
 
 def test_timeout_errors_say_which() -> None:

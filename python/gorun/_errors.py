@@ -19,6 +19,14 @@ Nothing here imports anything of gorun.
 from __future__ import annotations
 
 
+def _said(reason: object) -> str:
+    """Say what the canceller said; a reason that cannot be printed must not take the error's place."""
+    try:
+        return str(reason)
+    except Exception:
+        return object.__repr__(reason)
+
+
 class Cancelled(BaseException):
     """Raised in a goroutine that is being cancelled, and only there.
 
@@ -68,7 +76,7 @@ class GoroutineCancelled(GorunError):
     """Raised by joining a goroutine that was cancelled; ``reason`` is what the canceller said."""
 
     def __init__(self, text: str = "the goroutine was cancelled", reason: object = None) -> None:
-        super().__init__(text if reason is None else f"{text}: {reason}")
+        super().__init__(text if reason is None else f"{text}: {_said(reason)}")
         self.reason = reason
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator
 
-    from gorun._gorun import Goroutine, _Operation
+    from gorun._gorun import Goroutine, Told, _Operation
 
 T = TypeVar("T")
 
@@ -205,15 +205,21 @@ async def awaited(op: _Operation[T]) -> T:
 # ---- awaiting gorun from an asyncio task -----------------------------------------------------
 
 
-def _set(fut: asyncio.Future[None]) -> None:
+def _set(fut: asyncio.Future[None], told: Told) -> None:
+    told.read()
     if not fut.done():
         fut.set_result(None)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, fut: asyncio.Future[None], op: _Operation[Any]) -> None:
-    """Resume the task that waits; if its loop is closed, give back what was delivered to it."""
+    """Resume the task that waits; if its loop is closed, give back what was delivered to it.
+
+    A loop that closes later drops what it has not got to: ``Told`` gives back then.
+    """
+    from gorun import _gorun
+
     try:
-        loop.call_soon_threadsafe(_set, fut)
+        loop.call_soon_threadsafe(_set, fut, _gorun.Told(op))
     except RuntimeError:
         op._vanished()
     else:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from gorun._gorun import CountDown, Goroutine
+from gorun._gorun import CountDown, Goroutine, current
 from gorun._settings import check_timeout
 
 T = TypeVar("T")
@@ -32,9 +32,12 @@ class DoneAndNotDone(NamedTuple):
 
 def _check(gs: Iterable[Goroutine[Any]]) -> list[Goroutine[Any]]:
     out = list(dict.fromkeys(gs))
+    me = current()
     for g in out:
         if not isinstance(g, Goroutine):
             raise TypeError(f"expected goroutines, got {g!r} of type {type(g).__name__}")
+        if g is me:
+            raise RuntimeError("a goroutine cannot join itself")
     return out
 
 
@@ -75,21 +78,22 @@ class _Gate:
 
 
 def wait(
-    gs: Iterable[Goroutine[Any]],
+    fs: Iterable[Goroutine[Any]],
     timeout: float | None = None,
     return_when: str = "ALL_COMPLETED",
 ) -> DoneAndNotDone:
     """Wait for goroutines; returns ``(done, not_done)`` as ``concurrent.futures.wait`` does.
 
     ``timeout`` in seconds; running out is no error, what has not ended is in ``not_done``.
-    ``return_when``: "ALL_COMPLETED", "FIRST_COMPLETED" or "FIRST_EXCEPTION".
+    ``return_when``: "ALL_COMPLETED", "FIRST_COMPLETED" or "FIRST_EXCEPTION". RuntimeError where a
+    goroutine waits for itself.
 
     >>> import gorun
     >>> done, rest = gorun.wait([gorun.go(abs, -1), gorun.go(abs, -2)])
     >>> sorted(g.result() for g in done), rest
     ([1, 2], set())
     """
-    gate = _Gate(_check(gs), return_when)
+    gate = _Gate(_check(fs), return_when)
     try:
         gate.latch.wait(timeout)
     finally:
@@ -98,7 +102,7 @@ def wait(
 
 
 async def wait_async(
-    gs: Iterable[Goroutine[Any]],
+    fs: Iterable[Goroutine[Any]],
     timeout: float | None = None,
     return_when: str = "ALL_COMPLETED",
 ) -> DoneAndNotDone:
@@ -110,7 +114,7 @@ async def wait_async(
     >>> gorun.run(main)
     1
     """
-    gate = _Gate(_check(gs), return_when)
+    gate = _Gate(_check(fs), return_when)
     try:
         await gate.latch.wait_async(timeout)
     finally:
@@ -167,7 +171,7 @@ class _Stream:
 
 
 def as_completed(
-    gs: Iterable[Goroutine[T]], timeout: float | None = None
+    fs: Iterable[Goroutine[T]], timeout: float | None = None
 ) -> Iterator[Goroutine[T]]:
     """Yield goroutines as they end, as ``concurrent.futures.as_completed`` does.
 
@@ -177,7 +181,7 @@ def as_completed(
     >>> sorted(g.result() for g in gorun.as_completed(gorun.go_many(abs, [-1, -2])))
     [1, 2]
     """
-    stream = _Stream(_check(gs), timeout)
+    stream = _Stream(_check(fs), timeout)
     return _sync(stream)
 
 
@@ -196,7 +200,7 @@ def _sync(stream: _Stream) -> Iterator[Goroutine[Any]]:
 
 
 def as_completed_async(
-    gs: Iterable[Goroutine[T]], timeout: float | None = None
+    fs: Iterable[Goroutine[T]], timeout: float | None = None
 ) -> AsyncIterator[Goroutine[T]]:
     """As ``as_completed``, for ``async for`` in a goroutine or an asyncio task.
 
@@ -206,7 +210,7 @@ def as_completed_async(
     >>> gorun.run(main)
     [3]
     """
-    stream = _Stream(_check(gs), timeout)
+    stream = _Stream(_check(fs), timeout)
     return _async(stream)
 
 

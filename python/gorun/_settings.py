@@ -106,10 +106,12 @@ def worker_growth(told: int | None = None) -> int:
 
 
 def check_timeout(timeout: float | None) -> float | None:
-    """Give a time-out back as it came; TypeError and ValueError (NaN) name what is none."""
+    """Give a time-out back as a float; TypeError and ValueError (NaN) name what is none."""
+    if timeout is None:
+        return None
     try:
-        if timeout is None or not math.isnan(timeout):
-            return timeout
+        if not math.isnan(timeout):  # takes whatever is a number (a Decimal, numpy's), but no str
+            return float(timeout)
     except TypeError:
         text = f"timeout must be a number of seconds or None, not {timeout!r}"
         raise TypeError(text) from None

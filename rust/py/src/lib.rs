@@ -233,6 +233,8 @@ mod _gorun {
     #[pymodule_export]
     use crate::latch::PyLatch;
     #[pymodule_export]
+    use crate::ops::PyTold;
+    #[pymodule_export]
     use crate::probe::_probe;
     #[pymodule_export]
     use crate::pull::_pull;

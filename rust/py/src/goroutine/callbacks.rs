@@ -5,17 +5,23 @@ use pyo3::prelude::*;
 
 use super::handle::is_unasked;
 use super::{handle, is_done, of};
+use crate::args::parse;
 use crate::body::{Callback, Owned};
 use crate::errors::{self, Raised, Res, aside, attached, guard, repr, type_error};
 use crate::rt::{PyG, Rt, rt};
 
 pub(super) unsafe extern "C" fn add_done_callback(
     h: *mut PyObject,
-    f: *mut PyObject,
+    args: *const *mut PyObject,
+    n: ffi::Py_ssize_t,
+    kw: *mut PyObject,
 ) -> *mut PyObject {
     guard(|| {
-        // SAFETY: the interpreter's call on a handle, one argument.
-        let g = unsafe { of(h) };
+        // SAFETY: the interpreter's call on a handle.
+        let (g, [f]) = unsafe { (of(h), parse("add_done_callback", ["fn"], 1, args, n, kw)?) };
+        if f.is_null() {
+            return Err(type_error("add_done_callback() needs a callable"));
+        }
         // SAFETY: attached, a valid object.
         if unsafe { ffi::PyCallable_Check(f) } == 0 {
             return Err(type_error(&format!(

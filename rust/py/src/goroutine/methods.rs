@@ -259,7 +259,7 @@ True if it has ended by a cancel; never waits.
 >>> g.result(), g.cancelled()
 (1, False)
 "),
-        one(c"add_done_callback", add_done_callback, ffi::METH_O, c"add_done_callback($self, fn, /)\n--\n
+        fast(c"add_done_callback", add_done_callback, c"add_done_callback($self, fn)\n--\n
 Call fn(goroutine) at the end, on the thread that ends it, or at once if it has ended.
 
 Callbacks run in the order of adding, each in a copy of the context of this call; current() is None

@@ -204,6 +204,13 @@ impl Op {
         rt().release(g);
     }
 
+    /// The loop is closed: nobody takes the result, unless somebody has.
+    pub(super) fn vanished(self) {
+        if self.head().state == State::Foreign {
+            self.withdraw();
+        }
+    }
+
     /// The task has vanished, or was ended from outside: gives back what nobody takes. True if it had not happened.
     pub(super) fn leave_task(self) -> bool {
         let waited = self.head().g.is_some();

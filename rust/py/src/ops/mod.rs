@@ -12,7 +12,7 @@
 //! | time-out | the wheel | takes its node out; what `timed_out` says |
 //! | cancel of the goroutine | `StateWord::cancel` | takes node and timer out, raises Cancelled |
 //! | cancel of the asyncio task | `revoke` of its dormant G | the same; if it came too late the operation has happened and the cancel is re-armed (`gorun._hooks`) |
-//! | closed, thrown into, dropped | `withdraw` | takes node and timer out; if it has happened, `undo`: what was delivered goes back |
+//! | closed, thrown into, dropped; its loop is closed (`told.rs`) | `withdraw` | takes node and timer out; if it has happened, `undo`: what was delivered goes back |
 //! | fork, exit | nobody | it stays where it is |
 //!
 //! Invariants:
@@ -26,6 +26,7 @@ mod quick;
 mod slots;
 #[cfg(Py_3_12)]
 mod stop;
+mod told;
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, Ordering};
@@ -49,6 +50,7 @@ use crate::select::SelectWork;
 use crate::work::{Job, Work, none};
 
 pub use slots::{drop_spare, init, make_ready};
+pub use told::PyTold;
 
 /// Operations without references: sleeps and yields.
 static PLAIN: StaticType = StaticType::new();

@@ -230,10 +230,7 @@ unsafe extern "C" fn withdraw(this: *mut PyObject, _: *mut PyObject) -> *mut PyO
 /// For the bridge: the loop is closed, nobody takes the result.
 unsafe extern "C" fn vanished(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     guard(|| {
-        let op = Op(this.cast());
-        if op.head().state == State::Foreign {
-            op.withdraw();
-        }
+        Op(this.cast()).vanished();
         Ok(none())
     })
 }
