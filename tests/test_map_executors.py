@@ -150,6 +150,17 @@ def test_what_cannot_be_pickled_costs_its_item() -> None:
         assert "item 2 of gorun.map cannot be sent" in str(got[2])
 
 
+def test_a_function_that_cannot_be_pickled_is_named() -> None:
+    """Mutation: `Portable` does not say what it is."""
+    lock = threading.Lock()
+
+    def locked(n: int) -> bool:
+        return lock.locked()
+
+    with gorun.Executor(1, on="process") as on, pytest.raises(TypeError, match=r"function.*locked"):
+        list(gorun.map(locked, [1], on=on))
+
+
 def test_retries(on: Executor) -> None:
     """An item that raised is run again where it is.
 

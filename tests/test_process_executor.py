@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from pathlib import Path
 from typing import Any
@@ -376,7 +377,7 @@ INTERRUPTED = """
 def test_ctrl_c_ends_the_calls(tmp_path: Path, wait: str) -> None:
     """A program that waits for its workers ends by a Ctrl-C, however long they would take.
 
-    Mutations: `__exit__` is the base's; `_at_exit` does not ask `_is_interrupted`.
+    Mutations: `__exit__` is the base's; `_at_exit` does not ask `is_interrupted`.
     """
     script = f"""{INTERRUPTED.format(folder=str(tmp_path))}
         from concurrent import futures
@@ -386,6 +387,81 @@ def test_ctrl_c_ends_the_calls(tmp_path: Path, wait: str) -> None:
     """
     ended = _child.run(script, err=None, code=-signal.SIGINT)
     assert ended.err.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "asyncio.run(task())",
+        "gorun.run(goroutine)",
+        "gorun.run(plain)",
+    ],
+)
+def test_ctrl_c_that_comes_as_a_cancel_ends_the_calls(tmp_path: Path, body: str) -> None:
+    """asyncio and `gorun.run` make a cancel of it: that is what leaves the block.
+
+    Mutations: `is_interrupt` knows no `Cancelled`; it knows no CancelledError.
+    """
+    script = f"""{INTERRUPTED.format(folder=str(tmp_path))}
+        import asyncio
+        async def task():
+            loop = asyncio.get_running_loop()
+            with gorun.Executor(2, on="process") as executor:
+                calls = [loop.run_in_executor(executor, lasting, n) for n in range(3)]
+                await calls[0]
+        async def goroutine():
+            with gorun.Executor(2, on="process") as executor:
+                calls = [executor.submit(lasting, n) for n in range(3)]
+                await gorun.sleep_async(3600)
+        def plain():
+            with gorun.Executor(2, on="process") as executor:
+                calls = [executor.submit(lasting, n) for n in range(3)]
+                gorun.sleep(3600)
+        {body}
+    """
+    ended = _child.run(script, err=None, code=-signal.SIGINT)
+    assert ended.err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_ends_the_maps_of_other_threads(tmp_path: Path) -> None:
+    """The exit waits for those threads, which get a KeyboardInterrupt, too.
+
+    Mutation: `_at_exit` of `_map/processes.py` does nothing.
+    """
+    script = f"""{INTERRUPTED.format(folder=str(tmp_path))}
+        def work():
+            try:
+                list(gorun.map(lasting, range(4), on="process", workers=2))
+            except KeyboardInterrupt:
+                print("cut", flush=True)
+        threading.Thread(target=work).start()
+        time.sleep(3600)
+    """
+    ended = _child.run(script, err=None, code=-signal.SIGINT)
+    assert ended.out == "cut"
+
+
+def test_a_cancel_of_another_kind_waits(tmp_path: Path) -> None:
+    """Mutation: `is_interrupt` is True for every cancel."""
+
+    async def main() -> None:
+        with Executor(1, on="process") as executor:
+            call = executor.submit(lasting, str(tmp_path / "begun"), 1.0)
+            calls.append(call)
+            wait_for(tmp_path / "begun")
+            await asyncio.sleep(3600)
+
+    calls: list[Future[None]] = []
+
+    async def outer() -> None:
+        task = asyncio.ensure_future(main())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(outer())
+    assert calls[0].result() is None
 
 
 @pytest.mark.parametrize("wait", ["calls[0].result()", "pass"])
@@ -421,7 +497,7 @@ def test_ctrl_c_that_is_caught_outside_leaves_nobody(tmp_path: Path, wait: str) 
 def test_exits_by_other_means_wait(seen: str) -> None:
     """One that was printed at a prompt, some time ago, does not count.
 
-    Mutations: `_is_interrupted` does not look at `ps1`; it takes any exception.
+    Mutations: `is_interrupted` does not look at `ps1`; it takes any exception.
     """
     script = f"""
         executor = gorun.Executor(1, on="process")

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from tests import _child
 from tests._mapping import Counted
+from tests._procs import until
 
 import gorun
 from gorun._gorun import _pull
@@ -420,6 +421,42 @@ def test_workers_are_kept_for_the_next_map() -> None:
         del os.environ["GORUN_TEST_NEWS"]
     assert {pid for pid, _ in second} <= first
     assert {news for _, news in second} == {"seen"}
+
+
+def test_what_one_map_has_changed_is_not_the_nexts(tmp_path: Path) -> None:
+    """The folder and the environment of a worker that is kept.
+
+    Mutation: `take_job` without `go_home`.
+    """
+
+    def wander(n: int) -> int:
+        os.chdir(tmp_path)
+        os.environ["GORUN_TEST_LEFT"] = "behind"
+        return os.getpid()
+
+    def look(n: int) -> tuple[int, str, str | None]:
+        return os.getpid(), os.getcwd(), os.environ.get("GORUN_TEST_LEFT")
+
+    [pid] = pmap(wander, [0], workers=1)
+    assert list(pmap(look, [0], workers=1)) == [(pid, os.getcwd(), None)]
+
+
+def test_an_item_that_forks(tmp_path: Path) -> None:
+    """The fork has the item, and is no second worker: it answers nothing and takes nothing more.
+
+    Mutation: `forked` does not close the socket; it does not clear the items.
+    """
+
+    def fork(n: int) -> int:
+        if n == 5:
+            os.fork()
+        with open(tmp_path / str(n), "a") as file:
+            file.write("x")
+        return n
+
+    assert list(pmap(fork, range(40), workers=1, chunk=20)) == list(range(40))
+    until(lambda: (tmp_path / "5").read_text() == "xx")
+    assert [(tmp_path / str(n)).read_text() for n in (4, 6, 39)] == ["x"] * 3
 
 
 def test_inside_a_worker() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -114,6 +115,49 @@ def test_exceptions_that_cannot_be_pickled() -> None:
     assert type(locked) is RuntimeError
     assert "item 1 of gorun.map raised" in str(locked)
     assert "Locked" in str(locked)
+
+
+class Odd(Exception):
+    def __init__(self, *, code: int, data: object = None) -> None:
+        super().__init__(code)
+        self.code, self.data = code, data
+
+
+class Large(bytearray):
+    """As an array does, it offers its memory as a buffer."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return bytearray, (pickle.PickleBuffer(self),)
+
+
+def groups(n: int) -> None:
+    raise ExceptionGroup(
+        "outer", [ExceptionGroup("inner", [Odd(code=n), ValueError(n)]), KeyError(n)]
+    )
+
+
+@pytest.mark.parametrize("where", ["process", "executor"])
+def test_groups_of_exceptions_that_cannot_be_pickled(where: str) -> None:
+    """Their members keep their types, too; an array inside of an exception goes along.
+
+    Mutations: `pack` has no "group"; it has no "parts"; `whole` leaves large buffers out.
+    """
+
+    def large(n: int) -> None:
+        raise Odd(code=n, data=Large(1 << 20))
+
+    with gorun.Executor(1, on="process") as executor:
+        on: Any = "process" if where == "process" else executor
+        [group] = gorun.map(groups, [7], on=on, errors="return")
+        [error] = gorun.map(large, [8], on=on, errors="return")
+    assert type(group) is ExceptionGroup
+    inner, last = group.exceptions
+    assert (type(inner), type(last)) == (ExceptionGroup, KeyError)
+    assert [type(one) for one in inner.exceptions] == [Odd, ValueError]
+    assert inner.exceptions[0].code == 7  # type: ignore[attr-defined]
+    assert "in groups" in str(group.__cause__)
+    assert isinstance(error, Odd)
+    assert (error.code, error.data) == (8, bytearray(1 << 20))
 
 
 def test_retries_run_an_item_again(tmp_path: Path) -> None:

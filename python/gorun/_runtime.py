@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -19,6 +20,9 @@ from gorun._gorun import Goroutine
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+# The reason of a cancel that came of a Ctrl-C. Known by its identity: others may use the word.
+INTERRUPTED = "".join(["inter", "rupted"])
 
 # ---- run and spawn ---------------------------------------------------------------------------
 
@@ -52,10 +56,24 @@ def run(main: Any, /, *args: Any, **kwargs: Any) -> Any:
         g._wait()
     except BaseException as e:
         _gorun._take(g)
-        g.cancel("deadlock" if isinstance(e, Deadlock) else "interrupted")
+        by_user = isinstance(e, KeyboardInterrupt)
+        g.cancel(
+            INTERRUPTED if by_user else "deadlock" if isinstance(e, Deadlock) else "interrupted"
+        )
         g._wait()
         raise
     return g.result()
+
+
+def is_interrupted() -> bool:
+    """Whether the program ends by a KeyboardInterrupt that nobody caught.
+
+    The interpreter notes what it prints as uncaught. At a prompt (`sys.ps1`) that ends nothing, and
+    may be long ago.
+    """
+    kind = getattr(sys, "last_type", None)
+    known = isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
+    return known and not hasattr(sys, "ps1")
 
 
 @overload

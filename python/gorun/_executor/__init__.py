@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from gorun import _settings
+from gorun._executor import exits
 from gorun._executor.future import Future
 from gorun._executor.results import chunked, results
 from gorun._executor.threads import ThreadTeam
@@ -207,8 +208,8 @@ class Executor(futures.Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        """Shuts down and waits; with a KeyboardInterrupt, processes are terminated instead."""
-        interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
+        """Shuts down and waits; after a Ctrl-C, processes are terminated instead."""
+        interrupted = exits.is_interrupt(exc_val)
         if interrupted:
             self._team.interrupted()
         try:

@@ -10,12 +10,14 @@ the workers (at the exit nothing is left by then); the executors can be used aga
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import weakref
 from typing import Protocol
 
 from gorun import _runtime
+from gorun._errors import Cancelled
 
 
 class Team(Protocol):
@@ -74,7 +76,7 @@ def _at_exit() -> None:
             _exiting = True
         for team in _living():
             team.leave()
-        if _is_interrupted():
+        if _runtime.is_interrupted():
             for team in _living():
                 team.interrupted()
         for team in _living():
@@ -85,15 +87,16 @@ def _at_exit() -> None:
         raise
 
 
-def _is_interrupted() -> bool:
-    """Whether the program ends by a KeyboardInterrupt that nobody caught.
-
-    The interpreter notes what it prints as uncaught. At a prompt (`sys.ps1`) that ends nothing, and
-    may be long ago.
-    """
-    kind = getattr(sys, "last_type", None)
-    known = isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
-    return known and not hasattr(sys, "ps1")
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether `error` came of a Ctrl-C: itself, or as the cancel that `gorun.run` or asyncio made of it."""
+    if isinstance(error, Cancelled):
+        return error.reason is _runtime.INTERRUPTED
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and isinstance(error, asyncio.CancelledError):
+        # asyncio.Runner says it nowhere but in its own count; where that is not, it is a cancel.
+        runner = getattr(getattr(signal.getsignal(signal.SIGINT), "func", None), "__self__", None)
+        return getattr(runner, "_interrupt_count", 0) > 0
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _at_shutdown() -> None:

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from gorun._proc.codec import Codec, shown, unpack_error
+from gorun._proc.codec import Codec, unpack_error, unsendable
+from gorun._proc.errors import pack, shown
 
 
 class Portable:
@@ -26,7 +27,10 @@ class Portable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._packed is None:
-            data, buffers = self.codec.dumps(self.fn)
+            try:
+                data, buffers = self.codec.dumps(self.fn)
+            except Exception as error:
+                raise unsendable(f"the function {shown(self.fn)}", error) from error
             self._packed = _open_function, (data, [bytes(buffer) for buffer in buffers])
         return self._packed
 
@@ -75,18 +79,10 @@ class Parcel:
 
 
 def _pack_error(error: BaseException, codec: Codec) -> tuple[str, Any, Any, str]:
-    """An exception as `unpack_error` wants it: whole, else its text; and its traceback."""
+    """An exception as `unpack_error` wants it."""
     bare = error.__traceback__ is None  # it was raised by nobody: there is no traceback to show
     text = "" if bare else "".join(traceback.format_exception(error))
-    try:
-        data, _ = codec.dumps(error)
-        if type(pickle.loads(data)) is type(error):
-            return "whole", data, None, text
-        why: object = "it comes out as something else"
-    except Exception as caught:
-        why = caught
-    kind = type(error)
-    return "text", f"{kind.__module__}.{kind.__qualname__}", f"{shown(error)} ({why})", text
+    return pack(error, text, codec.whole)
 
 
 def _open(

@@ -11,10 +11,13 @@ then the crew has a thread of its own.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from gorun._errors import WorkerDied
 from gorun._gorun import Latch, _cancellable
@@ -23,6 +26,7 @@ from gorun._map.carrier import Job
 from gorun._proc.codec import Codec
 from gorun._proc.crew import Crew
 from gorun._proc.sizing import Sizing
+from gorun._runtime import is_interrupted
 
 # Batches for each worker that the front may run ahead: one runs, one is there, two are with the
 # caller or wait for their turn.
@@ -146,6 +150,14 @@ class ProcessCarrier:
             self._crew.end()
         self._wake_front()
 
+    def interrupt(self) -> None:
+        """Ends it from the main thread, with a KeyboardInterrupt for who waits."""
+        self.broken = KeyboardInterrupt("gorun.map was interrupted")
+        self._news = True
+        if self._crew is not None:
+            self._crew.wake()
+        self._wake_front()
+
     def join(self) -> None:
         """Nothing runs after the last answer."""
 
@@ -155,6 +167,7 @@ class ProcessCarrier:
     def _hire(self) -> Crew:
         job = self.job
         codec = Codec(job.fn, job.initializer)
+        _hiring.add(self)
         packed = codec.job(
             job.fn, job.initializer, job.initargs, star=job.star, retries=job.retries
         )
@@ -267,3 +280,17 @@ class ProcessCarrier:
         latch = self._latch
         if latch is not None:
             latch.set()
+
+
+_hiring: WeakSet[ProcessCarrier] = WeakSet()
+
+
+def _at_exit() -> None:
+    """The exit waits for threads, and those for their maps: a Ctrl-C that ends the program ends them."""
+    if is_interrupted():
+        for carrier in tuple(_hiring):
+            carrier.interrupt()
+
+
+with suppress(RuntimeError):  # of an import at the very end
+    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

@@ -11,8 +11,10 @@ start.py   how a worker is started
 sizing.py  how many items make a batch
 codec.py   what travels by pickle, what by cloudpickle, and who is to blame if it cannot
 wire.py    frames on a socket, large ones in shared memory (both sides)
+byvalue.py cloudpickle, and what it leaves out (both sides)
+errors.py  how exceptions travel (both sides)
 child.py   what a worker runs (the other side)
 
-Imports go downwards in this list. wire.py and child.py import nothing of gorun: a worker loads
-these two files alone.
+Imports go downwards in this list. The last four import nothing of gorun: a worker loads wire.py and
+child.py alone, and the two between them when it needs them.
 """

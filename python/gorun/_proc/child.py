@@ -220,6 +220,7 @@ class Worker:
         self.helped = False
         self.token: int | None = None  # taken for a batch that is still to come
         self.sending = allocate_lock()
+        self.told: dict[str, Any] = {}
         self.growth = 0  # bytes that it may grow by; 0: any
         self.usual = 0  # bytes of memory after its first batch
         self.looked = 0.0
@@ -255,11 +256,8 @@ class Worker:
         """Makes this process as like the parent as it need be."""
         for name, value in told["sys"].items():
             setattr(sys, name, value)
-        if os.environ != told["environ"]:
-            os.environ.clear()
-            os.environ.update(told["environ"])
-        if told["cwd"] is not None:
-            os.chdir(told["cwd"])
+        self.told = told
+        self.go_home()
         if told["authkey"] is not None:
             from multiprocessing import process
 
@@ -270,6 +268,25 @@ class Worker:
         except OSError:
             pass
 
+    def go_home(self) -> None:
+        """Takes the parent's folder and environment, whatever the last job has made of its own."""
+        environ, folder = self.told["environ"], self.told["cwd"]
+        if os.environ != environ:
+            os.environ.clear()
+            os.environ.update(environ)
+        try:
+            if folder is not None:
+                os.chdir(folder)
+        except OSError:  # it has been removed: so be it, here as there
+            pass
+
+    def forked(self) -> None:
+        """In a process that an item has forked: only the item is its own; then it ends (`flush`)."""
+        self.wire.sock.close()
+        self.page = self.memory = None
+        if self.batch is not None:
+            self.batch.items.clear()
+
     def take_job(self, frame: Any) -> None:
         """Unpickles what is to be done, and runs its initializer."""
         self.job = None
@@ -278,6 +295,7 @@ class Worker:
         if not frame.data:
             self.wire.done_with(frame)
             self.wire.trim()
+            self.go_home()
             return
         what = "the function"
         try:
@@ -461,7 +479,7 @@ class Worker:
             large = (n for n, value in enumerate(values) if n in errors or type(value) not in PLAIN)
             bad = dict.fromkeys(large, why)
         for place, cause in bad.items():
-            text = f"{cause} (the result {shown(values[place])})"
+            text = f"{cause} (the result {wire.sibling('errors').shown(values[place])})"
             values[place] = None
             errors[place] = ("unsent", type(cause).__name__, text, "")
         return values, errors
@@ -495,20 +513,11 @@ def call(packed: Any) -> Any:
     return fn(*args, **kwargs)
 
 
-def shown(thing: object) -> str:
-    """`repr`, short, and come what may."""
-    try:
-        text = repr(thing)
-    except Exception:
-        text = f"a {type(thing).__name__}"
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def flush_output() -> None:
     """What an item printed is there before its result is."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:  # noqa: SIM105 - contextlib would be an import more for each worker
-            stream.flush()
+            getattr(sys, name).flush()
         except Exception:
             pass
 
@@ -516,7 +525,7 @@ def flush_output() -> None:
 def pack_error(
     error: BaseException, worker: Worker, keep: bool = False
 ) -> tuple[str, Any, Any, str]:
-    """An exception as it travels: whole, else its parts, else its text; and its traceback.
+    """An exception as it travels (errors.py), with its traceback.
 
     Nothing is left for the exception to hold, unless it is to be packed again (`keep`).
     """
@@ -525,19 +534,10 @@ def pack_error(
     text = "".join(traceback.format_exception(error))
     if not keep:
         error.__traceback__ = error.__context__ = error.__cause__ = None
-    kind = type(error)
-    try:
-        data, _ = wire.dumps(error, worker.by_value)
-        if type(loads(data)) is kind:
-            return "whole", data, None, text
-    except Exception:
-        pass
-    try:
-        data, _ = wire.dumps((kind, error.args, vars(error)), worker.by_value)
-        loads(data)
-        return "parts", data, None, text
-    except Exception as why:
-        return "text", f"{kind.__module__}.{kind.__qualname__}", f"{shown(error)} ({why})", text
+    packed: tuple[str, Any, Any, str] = wire.sibling("errors").pack(
+        error, text, lambda thing: wire.whole(thing, worker.by_value)
+    )
+    return packed
 
 
 def own_memory() -> int:
@@ -587,5 +587,7 @@ def main(fds: list[int]) -> NoReturn:
 
         memory = mmap.mmap(page, wire.PAGE)
         os.close(page)
-    Worker(socket(fileno=sock), tokens, control, memory).main()
+    worker = Worker(socket(fileno=sock), tokens, control, memory)
+    os.register_at_fork(after_in_child=worker.forked)
+    worker.main()
     sys.exit(0)  # as a program ends: exit handlers, flushed output

@@ -2,13 +2,12 @@
 
 Plain pickle where it does: by reference, fast. cloudpickle (by value) for lambdas, closures, and for
 what belongs to `__main__` or to a module that a worker cannot import: there is no such module there,
-or another one. A pickle that names such a module is made again by value (wire.py, `dumps`). Which those
+or another one. A pickle that names such a module is made again by value (wire.py, byvalue.py). Which those
 are is found in what a function's pickle names, by value or by reference; for items, when a worker
 could not unpickle one.
 
-Exceptions keep their type and get the worker's traceback as `__cause__`. Where one cannot be
-unpickled, its type, `args` and attributes are put together again without its constructor; where
-that fails too, a RuntimeError names it.
+Exceptions keep their type and get the worker's traceback as `__cause__` (errors.py). Where one cannot
+be sent, or cannot be unpickled after all, a RuntimeError names it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from types import ModuleType
 from typing import Any
 
 from gorun import _settings
-from gorun._proc import start, wire
+from gorun._proc import errors, start, wire
+from gorun._proc.errors import shown
 
 _registering = threading.Lock()
 
@@ -89,6 +89,13 @@ class Codec:
         with _by_value(self._modules):
             return wire.dumps(thing, self.by_value)
 
+    def whole(self, thing: Any) -> bytes:
+        """The pickle of `thing` with its buffers in it."""
+        if not self._modules:
+            return wire.whole(thing, self.by_value)
+        with _by_value(self._modules):
+            return wire.whole(thing, self.by_value)
+
     def job(
         self,
         fn: Callable[..., Any] | None,
@@ -146,31 +153,17 @@ def unpack_error(packed: tuple[str, Any, Any, str], name: str) -> BaseException:
         error = RuntimeError(f"{name} raised {first}, which cannot be pickled: {second}")
     else:
         try:
-            error = pickle.loads(first) if kind == "whole" else _together(*pickle.loads(first))
+            if kind == "whole":
+                error = pickle.loads(first)
+            else:
+                members = second and [unpack_error(one, name) for one in second]
+                error = errors.unpack(first, members)
         except Exception as why:
             last = text.strip().rpartition("\n")[2]
             error = RuntimeError(f"{name} raised {last}, which cannot be unpickled: {why!r}")
     if text:
         error.__cause__ = RemoteTraceback(text)
     return error
-
-
-def _together(
-    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
-) -> BaseException:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
-
-def shown(thing: object) -> str:
-    """`repr`, short, and come what may."""
-    try:
-        text = repr(thing)
-    except Exception:
-        text = f"a {type(thing).__name__}"
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _out_of_reach(things: Iterable[Any]) -> list[ModuleType]:

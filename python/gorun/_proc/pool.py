@@ -49,8 +49,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gorun._errors import WorkerDied
-from gorun._proc.codec import Codec, shown, unsendable
+from gorun._proc.codec import Codec, unsendable
 from gorun._proc.crew import Crew
+from gorun._proc.errors import shown
 from gorun._proc.lead import hold, let_go
 from gorun._proc.sizing import Sizing
 

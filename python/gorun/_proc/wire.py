@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from _pickle import dumps as _dumps
 from _socket import CMSG_LEN, SCM_RIGHTS, SOL_SOCKET
 
@@ -79,19 +80,46 @@ def dumps(thing: Any, by_value: Sequence[bytes]) -> tuple[bytes, list[memoryview
         buffers.append(view)
         return False
 
+    data = _plain(thing, by_value, keep)
+    if data is None:
+        buffers.clear()
+        data = sibling("byvalue").dumps(thing, keep)
+    return data, buffers
+
+
+def whole(thing: Any, by_value: Sequence[bytes]) -> bytes:
+    """As `dumps`, with the buffers in the pickle."""
+    data = _plain(thing, by_value, None)
+    return sibling("byvalue").dumps(thing, None) if data is None else data
+
+
+def _plain(thing: Any, by_value: Sequence[bytes], keep: Any) -> bytes | None:
+    """The pickle; None if there is none, or if it names one of `by_value`."""
     try:
         data = _dumps(thing, 5, buffer_callback=keep)
-        for name in by_value:
-            if name in data:
-                break
-        else:
-            return data, buffers
     except Exception:
-        pass
-    buffers.clear()
-    import cloudpickle
+        return None
+    for name in by_value:
+        if name in data:
+            return None
+    return data
 
-    return cloudpickle.dumps(thing, 5, buffer_callback=keep), buffers
+
+def sibling(name: str) -> Any:
+    """A file beside this one that is seldom needed. A worker has no gorun around it."""
+    if __name__ != "_gorun_wire":
+        import importlib
+
+        return importlib.import_module(f"gorun._proc.{name}")
+    full = f"_gorun_{name}"
+    if (module := sys.modules.get(full)) is None:
+        from importlib.machinery import SourceFileLoader
+
+        module = type(sys)(full)
+        path = os.path.join(os.path.dirname(__file__), f"{name}.py")
+        SourceFileLoader(full, path).exec_module(module)
+        sys.modules[full] = module
+    return module
 
 
 def memory(size: int) -> int | None:
