@@ -282,8 +282,14 @@ def test_flights_are_shared(kind: str) -> None:
     until(lambda: runs)
     joiners = [gorun.go(fn) for fn in (plain, twin)]
     until(lambda: all(waits(g) for g in [leader, *joiners]))
-    gorun.Timer(0.005, gate.set)
+
+    def open_for_four() -> None:
+        until(lambda: flight._flights["key"].callers == 4)
+        gate.set()
+
+    opener = gorun.go(open_for_four)
     assert run_as(kind, plain, twin) == (1, True)
+    opener.result(LIMIT)
     assert [g.result(LIMIT) for g in [leader, *joiners]] == [(1, True)] * 3
     assert runs == [1]
     assert run_as(kind, plain, twin) == (1, False)
