@@ -13,6 +13,7 @@ use pyo3::ffi::{self, PyObject};
 
 use crate::context::Hold;
 use crate::go;
+use crate::ops::Nap;
 use crate::rt::PyG;
 use crate::tick::Step;
 
@@ -70,6 +71,8 @@ pub struct Body {
     pub nargs: u8,
     pub form: Form,
     pub hold: Hold,
+    /// Its sleep or yield that has no object (`ops/nap.rs`).
+    pub nap: Nap,
     /// An `Ended`; written before Done is published.
     pub end: AtomicU8,
     /// 1: somebody asked for the outcome (or there is nothing to report).
@@ -88,6 +91,7 @@ impl Default for Body {
             nargs: 0,
             form: Form::Call,
             hold: Hold::Empty,
+            nap: Nap::None,
             end: AtomicU8::new(0),
             taken: AtomicU8::new(0),
         }
@@ -256,6 +260,7 @@ pub unsafe fn clear_all(g: PyG) {
         clear_call(g);
         clear(&raw mut (*b).ctx);
         (*b).hold = Hold::Empty;
+        (*b).nap = Nap::None;
         (*b).handle.store(null_mut(), Ordering::Relaxed);
         (*b).end.store(0, Ordering::Relaxed);
         (*b).taken.store(0, Ordering::Relaxed);

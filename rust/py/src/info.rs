@@ -250,10 +250,14 @@ pub fn _stats(py: Python<'_>) -> PyResult<Py<PyAny>> {
         .unbind())
 }
 
-/// Which uses of private layout are on: (contexts, system calls of threads).
+/// Which uses of private layout are on: (contexts, system calls of threads, immortal functions).
 #[pyfunction]
-pub fn _tricks() -> (bool, bool) {
-    (crate::context::is_on(), rt().interp().trust_syscall)
+pub fn _tricks() -> (bool, bool, bool) {
+    (
+        crate::context::is_on(),
+        rt().interp().trust_syscall,
+        crate::settled::is_on(),
+    )
 }
 
 /// Turns the recording of events on or off; the previous setting.

@@ -3,7 +3,7 @@
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
-//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `site`, `brief`, `args`, `errors`, `rawtype`.
+//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `settled`, `site`, `brief`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
@@ -29,6 +29,7 @@ mod rawtype;
 mod rt;
 mod scope;
 mod select;
+mod settled;
 mod site;
 mod target;
 mod tick;
@@ -263,6 +264,7 @@ mod _gorun {
         m.add("CountDown", m.getattr("Latch")?)?;
         // What follows may be used although the package could not be imported (a bad setting): it must not crash.
         errors::init();
+        settled::set_up();
         #[cfg(not(Py_GIL_DISABLED))]
         gorun_core::prim::one_at_a_time();
         rt::make();
@@ -463,6 +465,6 @@ As gosched, awaited by a goroutine or an asyncio task.
                 m.add(name, Bound::from_owned_ptr_or_err(m.py(), function(def))?)?;
             }
         }
-        Ok(())
+        settled::settle_module(m)
     }
 }

@@ -12,6 +12,7 @@ use pyo3::ffi::PyObject;
 use crate::context::{Scratch, Snapshot};
 use crate::drive::Intent;
 use crate::host::Py;
+use crate::ops::Asked;
 use crate::rawtype::{Deaths, Spare};
 use crate::select::SelectWork;
 
@@ -21,6 +22,8 @@ pub struct Local {
     pub m: Cell<*const M<Py>>,
     /// The operation that yields itself next, and what it asks for.
     pub intent: Cell<(*mut PyObject, Intent)>,
+    /// See `ops/nap.rs`.
+    pub nap: Cell<Asked>,
     /// What the asyncio bridge yielded (owned), on its way out of an operation.
     pub foreign_yield: Cell<*mut PyObject>,
     /// A freed plain operation, to be used again: a yield allocates nothing.
@@ -55,6 +58,7 @@ thread_local! {
         Local {
             m: Cell::new(null()),
             intent: Cell::new((null_mut(), Intent::None)),
+            nap: Cell::new(Asked::NONE),
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
             spare_full: Cell::new(null_mut()),

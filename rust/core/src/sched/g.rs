@@ -465,6 +465,11 @@ impl<H: Host> G<H> {
 
     /// Takes the latch out to be dropped, attached: by the holder of the last reference.
     pub fn take_latch(&self) -> Option<Box<Latch<H::Ext>>> {
+        // Nobody makes one any more, and the count of references has ordered what was made: most have none, and need no
+        // locked instruction.
+        if self.latch.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
         let p = self.latch.swap(std::ptr::null_mut(), Ordering::AcqRel);
         // SAFETY: came from Box::into_raw; nobody else has a reference to this G any more.
         (!p.is_null()).then(|| unsafe { Box::from_raw(p) })

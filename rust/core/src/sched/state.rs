@@ -70,6 +70,13 @@ impl Verdict {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ticket(u64);
 
+impl Ticket {
+    /// The end of its number, for those who keep it while the wait lasts only.
+    pub fn low(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 /// A pending cancel was met on entry and is hereby delivered: the caller raises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CancelNow;
@@ -287,6 +294,17 @@ impl StateWord {
             }
         });
         end
+    }
+
+    /// As `fire`, by somebody who knows the end of the ticket's number.
+    pub fn fire_low(&self, low: u32, verdict: Verdict) -> Fire {
+        // If the ticket grows in between, `fire` loses.
+        let now = Ticket(self.0.load(Ordering::Acquire) >> TICKET_SHIFT);
+        if now.low() == low {
+            self.fire(now, verdict)
+        } else {
+            Fire::Lost
+        }
     }
 
     /// Asks for a cancel. Anybody may call it.

@@ -1,6 +1,6 @@
 //! Operations: the awaitables of gorun. One is made by each `..._async` call, starts when it is awaited, and ends once.
 //! What is waited for is a `Work`; here is how a goroutine drives it. `foreign.rs`: how an asyncio task does; `quick.rs`:
-//! the way that most take; `slots.rs`: the Python types.
+//! the way that most take; `nap.rs`: that of sleeps and yields; `slots.rs`: the Python types.
 //!
 //! Life: New -> (awaited) -> Waiting (parked goroutine) or Foreign (asyncio task) -> Ended. Built and dropped it has
 //! done nothing and warns; awaited twice it raises RuntimeError.
@@ -22,6 +22,7 @@
 //! - Plain operations (sleeps and yields) have a head only: an `Op` says by its type whether a work lies behind it.
 
 mod foreign;
+mod nap;
 mod quick;
 mod slots;
 #[cfg(Py_3_12)]
@@ -49,6 +50,7 @@ use crate::rt::{PyG, current_goroutine, rt};
 use crate::select::SelectWork;
 use crate::work::{Job, Work, none};
 
+pub use nap::{Asked, Nap};
 pub use slots::{drop_spare, init, make_ready};
 pub use told::PyTold;
 

@@ -5,7 +5,7 @@ use std::ptr::null_mut;
 
 use pyo3::ffi::{self, PyObject};
 
-use super::{Full, Head, Op, PLAIN, State, Step, WORKING, reused};
+use super::{Full, Head, Op, PLAIN, State, Step, WORKING, nap, reused};
 use crate::errors::{self, Raised, Res, aside, guard};
 use crate::local::local;
 use crate::rawtype::{StaticType, fast, forever, methods, noargs, one};
@@ -115,8 +115,22 @@ unsafe extern "C" fn am_send(
 
 unsafe extern "C" fn am_await(this: *mut PyObject) -> *mut PyObject {
     let op = Op(this.cast());
+    if op.head().state == State::New
+        && let Some(shared) = nap::take_over(op)
+    {
+        return shared;
+    }
+    itself(op)
+}
+
+/// `__await__` called by hand: what it gives may be sent to later.
+unsafe extern "C" fn await_by_hand(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    itself(Op(this.cast()))
+}
+
+fn itself(op: Op) -> *mut PyObject {
     // SAFETY: attached.
-    let itself = || unsafe { ffi::Py_NewRef(this) };
+    let itself = || unsafe { ffi::Py_NewRef(op.object()) };
     if op.head().state == State::New {
         return itself();
     }
@@ -160,27 +174,7 @@ unsafe extern "C" fn throw(
                 };
             }
             op.withdraw();
-            let exc = arg(0);
-            if exc.is_null()
-                || (ffi::PyExceptionInstance_Check(exc) == 0
-                    && ffi::PyExceptionClass_Check(exc) == 0)
-            {
-                return Err(errors::type_error("throw() needs an exception"));
-            }
-            if ffi::PyType_Check(exc) != 0 {
-                let value = arg(1);
-                ffi::PyErr_SetObject(
-                    exc,
-                    if value.is_null() {
-                        ffi::Py_None()
-                    } else {
-                        value
-                    },
-                );
-            } else {
-                ffi::PyErr_SetObject(ffi::Py_TYPE(exc).cast(), exc);
-            }
-            Err(Raised)
+            Err(thrown(arg(0), arg(1)))
         }
     });
     if let Some(v) = done {
@@ -196,6 +190,29 @@ unsafe extern "C" fn throw(
         }
     }
     r
+}
+
+/// Sets the error that was thrown in.
+unsafe fn thrown(exc: *mut PyObject, value: *mut PyObject) -> Raised {
+    // SAFETY: attached; `exc` and `value` are objects or null.
+    unsafe {
+        if exc.is_null()
+            || (ffi::PyExceptionInstance_Check(exc) == 0 && ffi::PyExceptionClass_Check(exc) == 0)
+        {
+            return errors::type_error("throw() needs an exception");
+        }
+        if ffi::PyType_Check(exc) != 0 {
+            let value = if value.is_null() {
+                ffi::Py_None()
+            } else {
+                value
+            };
+            ffi::PyErr_SetObject(exc, value);
+        } else {
+            ffi::PyErr_SetObject(ffi::Py_TYPE(exc).cast(), exc);
+        }
+    }
+    Raised
 }
 
 unsafe extern "C" fn close(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
@@ -357,6 +374,75 @@ unsafe extern "C" fn clear(this: *mut PyObject) -> c_int {
     0
 }
 
+// ---- the one that naps share ----
+
+unsafe extern "C" fn nap_next(this: *mut PyObject) -> *mut PyObject {
+    guard(|| match nap::step(this).map_err(told_apart)? {
+        // SAFETY: attached; a live object.
+        Step::Yield => Ok(unsafe { ffi::Py_NewRef(this) }),
+        Step::Return(v) => {
+            stop(v);
+            Ok(null_mut())
+        }
+    })
+}
+
+unsafe extern "C" fn nap_am_send(
+    this: *mut PyObject,
+    _value: *mut PyObject,
+    result: *mut *mut PyObject,
+) -> ffi::PySendResult {
+    let mut code = ffi::PySendResult::PYGEN_ERROR;
+    let r = guard(|| match nap::step(this).map_err(told_apart)? {
+        Step::Yield => {
+            code = ffi::PySendResult::PYGEN_NEXT;
+            // SAFETY: attached; a live object.
+            Ok(unsafe { ffi::Py_NewRef(this) })
+        }
+        Step::Return(v) => {
+            code = ffi::PySendResult::PYGEN_RETURN;
+            Ok(v)
+        }
+    });
+    // SAFETY: the interpreter's out parameter.
+    unsafe { *result = r };
+    code
+}
+
+unsafe extern "C" fn nap_send(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as `send`.
+    unsafe {
+        let r = nap_next(this);
+        if r.is_null() && ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_SetNone(ffi::PyExc_StopIteration);
+        }
+        r
+    }
+}
+
+unsafe extern "C" fn nap_throw(
+    _: *mut PyObject,
+    args: *const *mut PyObject,
+    n: ffi::Py_ssize_t,
+    _kw: *mut PyObject,
+) -> *mut PyObject {
+    guard(|| {
+        nap::withdraw();
+        // SAFETY: arguments as the interpreter gave them (type[, value[, traceback]]).
+        unsafe {
+            let arg = |i: isize| if i < n { *args.offset(i) } else { null_mut() };
+            Err(thrown(arg(0), arg(1)))
+        }
+    })
+}
+
+unsafe extern "C" fn nap_close(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        nap::withdraw();
+        Ok(none())
+    })
+}
+
 // ---- the one that is over ----
 
 unsafe extern "C" fn ready_send(
@@ -387,11 +473,15 @@ pub fn make_ready() -> Res<*mut PyObject> {
 /// Once, attached.
 pub unsafe fn init() -> Res<()> {
     const DOC: &CStr = c"An operation that starts when it is awaited.";
+    // In the place of what the slot would be wrapped in.
+    let mut by_hand = noargs(c"__await__", await_by_hand, c"The operation itself.");
+    by_hand.ml_flags |= ffi::METH_COEXIST;
     let table = || {
         methods(vec![
             one(c"send", send, c"As of a coroutine."),
             fast(c"throw", throw, c"As of a coroutine."),
             noargs(c"close", close, c"As of a coroutine."),
+            by_hand,
             one(c"_arm", arm, c"For the asyncio bridge."),
             noargs(c"_withdraw", withdraw, c"For the asyncio bridge."),
             noargs(c"_vanished", vanished, c"For the asyncio bridge."),
@@ -430,10 +520,25 @@ pub unsafe fn init() -> Res<()> {
         })?;
         #[cfg(Py_3_12)]
         super::stop::init()?;
+        let as_async = forever(std::mem::zeroed::<ffi::PyAsyncMethods>());
+        (*as_async).am_await = Some(ffi::PyObject_SelfIter);
+        (*as_async).am_send = Some(nap_am_send);
+        nap::TYPE.ready(c"gorun.Nap", DOC, size_of::<PyObject>(), |t| {
+            t.tp_iter = Some(ffi::PyObject_SelfIter);
+            t.tp_iternext = Some(nap_next);
+            t.tp_methods = methods(vec![
+                one(c"send", nap_send, c"As of a coroutine."),
+                fast(c"throw", nap_throw, c"As of a coroutine."),
+                noargs(c"close", nap_close, c"As of a coroutine."),
+            ]);
+            t.tp_as_async = as_async;
+        })?;
+        nap::init()?;
         let p = ffi::PyObject_New::<PyObject>(READY.get());
         if p.is_null() {
             return Err(Raised);
         }
+        crate::settled::settle_if_on(p);
         THE_READY.store(p, std::sync::atomic::Ordering::Relaxed);
     }
     Ok(())

@@ -52,6 +52,20 @@ fn an_old_ticket_does_nothing() {
     assert!(!w.revoke(dormant), "it has gone off");
 }
 
+/// The end of a number is enough for the wait of now, and says nothing of another. Mutation: `fire_low` fires whatever
+/// the ticket.
+#[test]
+fn the_end_of_a_ticket_names_its_wait() {
+    let w = running();
+    let old = w.arm(true).unwrap();
+    w.disarm();
+    let new = w.arm(true).unwrap();
+    assert_eq!(w.park(), Park::Parked);
+    assert_eq!(w.fire_low(old.low(), Verdict::Timeout), Fire::Lost);
+    assert_eq!(w.fire_low(new.low(), Verdict::Timeout), Fire::Wake);
+    assert_eq!(w.fire_low(new.low(), Verdict::Timeout), Fire::Lost);
+}
+
 #[test]
 fn a_pending_cancel_is_delivered_instead_of_waiting_once() {
     let w = running();
