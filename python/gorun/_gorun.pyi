@@ -27,6 +27,7 @@ __all__ = [
     "RecvChan",
     "SendChan",
     "Timer",
+    "_Results",
     "_Scope",
     "__profile__",
     "__version__",
@@ -386,6 +387,11 @@ class Gate:
     def give_up(self, number: int) -> bool: ...
     def value(self) -> int: ...
     def waiting(self) -> int: ...
+
+class _Results(Generic[_T]):
+    def __new__(cls, take: Callable[[], _T]) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _T: ...
 
 @final
 class _Scope:
