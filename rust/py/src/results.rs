@@ -13,13 +13,7 @@ use crate::latch::fetched;
 
 /// An iterator over what `take` gives: each `next` is a cancel point. Where `take` raises IndexError, `self._advance()`
 /// has it filled, or raises StopIteration.
-#[pyclass(
-    frozen,
-    subclass,
-    generic,
-    name = "_Results",
-    module = "gorun._gorun"
-)]
+#[pyclass(frozen, subclass, generic, name = "_Results", module = "gorun._gorun")]
 pub struct PyResults {
     take: Py<PyAny>,
 }
