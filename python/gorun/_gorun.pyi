@@ -14,6 +14,8 @@ from typing import (
     type_check_only,
 )
 
+from typing_extensions import disjoint_base
+
 from gorun._selected import Selected
 
 __all__ = [
@@ -388,8 +390,11 @@ class Gate:
     def value(self) -> int: ...
     def waiting(self) -> int: ...
 
+@disjoint_base
 class _Results(Generic[_T]):
     def __new__(cls, take: Callable[[], _T]) -> Self: ...
+    @classmethod
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> _T: ...
 
