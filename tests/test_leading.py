@@ -19,7 +19,7 @@ import pytest
 from tests import _child
 
 from gorun import Executor
-from gorun._proc import lead
+from gorun._proc import lead, pool, wire
 from gorun._proc.crew import Crew
 from gorun._proc.pool import Pool, _Call
 
@@ -50,6 +50,11 @@ def until(what: Any) -> None:
 def waits_for(path: str) -> None:
     while not os.path.exists(path):
         time.sleep(0.005)
+
+
+def later(n: int) -> int:
+    time.sleep(0.02)
+    return abs(n)
 
 
 def kill_later(pid: int) -> None:
@@ -224,6 +229,25 @@ def test_ctrl_c_loses_nothing() -> None:
     assert _child.run(script).out.split() == ["good", "True", "300"]
 
 
+def test_who_is_interrupted_in_submit_leaves_a_whole_call(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a handler raises behind the hand-over: the call is the pool's, which may have to name it.
+
+    Mutation: `put` lets go of `_what` when anything is raised.
+    """
+
+    def let_go() -> None:
+        lead.let_go()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "let_go", let_go)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(os._exit, 3)
+    assert executor.submit(abs, -1).result(LONG) == 1
+
+
 def test_a_signal_handler_may_wait() -> None:
     """In the middle of a leader's wait, for another call.
 
@@ -329,7 +353,7 @@ def test_who_is_thrown_out_leads_no_more(executor: Executor) -> None:
     thrown, at = True, 0
     while thrown:
         thrown, left = False, at
-        future = executor.submit(abs, -at)
+        future = executor.submit(later, -at)  # or the pool's thread may have read the answer first
 
         def throw(frame: FrameType, event: str, _: object) -> None:
             nonlocal thrown, left
@@ -493,3 +517,69 @@ def test_answers_that_come_while_a_pool_fails() -> None:
     assert len(calls._told) == 1
     assert not calls._known
     pool.shutdown()
+
+
+def test_who_looks_out_in_vain_sleeps() -> None:
+    """Longer each time, and tries again when answers come at once.
+
+    Mutations: `took` leaves `_skips` as it is; it never makes it less.
+    """
+    look = wire.Lookout()
+    assert not look.worth()  # nothing is known
+    look.took(0)
+    tries = 0
+    for _ in range(5000):
+        tried = look.worth()
+        tries += tried
+        look.took(LONG if tried else 0)
+    assert 0 < tries < 20
+    found = []
+    for _ in range(3000):
+        found.append(look.worth())
+        look.took(0)
+    assert all(found[-1000:])
+    look.took(LONG)
+    assert not look.worth()  # the last one took long
+    look.took(0)
+    assert look.worth()
+    look.took(LONG)  # in vain, for once
+    found = []
+    for _ in range(10):
+        found.append(look.worth())
+        look.took(0)
+    assert all(found[-5:])
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3])
+def test_nobody_looks_out_where_every_cpu_is_needed(tmp_path: Path, cpus: int) -> None:
+    """With two workers at work, and with one.
+
+    Mutations: `_spare` is true, or `call` does not ask how many are busy.
+    """
+    seen: list[bool] = []
+    with Executor(2, on="process") as executor:
+        crew: Any = executor._team.pool._calls.crew  # type: ignore[union-attr]
+        go = tmp_path / "go"
+        for future in [executor.submit(waits_for, str(go)) for _ in range(2)]:
+            go.touch()
+            future.result(LONG)
+        until(lambda: executor._team.pool.idle == 2)  # type: ignore[union-attr]
+        crew._cpus = cpus
+        go.unlink()
+        for worker in crew._team:
+            worker.call = watched(worker.call, seen)
+        held = [executor.submit(waits_for, str(go)), executor.submit(waits_for, str(go))]
+        spare = crew._spare
+        go.touch()
+        told = [future.result(LONG) for future in held]
+    assert told == [None, None]
+    assert seen == [cpus > 1, cpus > 2]
+    assert spare == (cpus > 2)
+
+
+def watched(call: Any, seen: list[bool]) -> Any:
+    def watch(number: int, item: bytes, look_out: bool) -> Any:
+        seen.append(look_out)
+        return call(number, item, look_out)
+
+    return watch

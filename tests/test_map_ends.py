@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -84,6 +85,25 @@ def test_timeout_is_looked_at_while_the_input_is_slow(gate: Gate) -> None:
         next(tmap(lambda _: gate.wait(), source(), buffer=1000, timeout=0.1))
     assert len(taken) < 50, "the time-out has waited for the input"
     gate.open()
+
+
+class Holds:
+    """A result that refers to its own map."""
+
+    def __init__(self, n: int) -> None:
+        self.map: object = n
+
+
+def test_a_map_in_a_cycle_with_its_results_is_collected() -> None:
+    """What is ready belongs to the map, for the collector too. Mutation: `__traverse__` visits nothing."""
+    m = gorun.map(Holds, range(50), on="thread", workers=1)
+    first = next(m)
+    first.map = m
+    m._flow.ready.append(first)  # type: ignore[attr-defined]
+    gone = weakref.ref(first)
+    del m, first
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("on", ["thread", "process"])

@@ -50,10 +50,12 @@ def test_a_batch_takes_two_milliseconds() -> None:
 
 @pytest.mark.no_matrix
 def test_a_batch_is_bounded_by_bytes_and_by_what_is_left() -> None:
-    """Mutations: `bytes` is not asked; `left` is not asked."""
+    """Mutations: `bytes` is not asked; `left` is not asked; the last ones go one by one (LEAST is 0)."""
     assert settled(1e-9, size=1 << 20) == 1
     assert settled(1e-9, size=1 << 10) == 1 << 10
-    assert settled(1e-9, left=100) == 25
+    assert settled(1e-4, left=60) == 15
+    assert settled(1e-4, left=5) == 2
+    assert settled(1e-9, left=100) == 100
     assert settled(1e-9, left=1) == 1
 
 

@@ -610,7 +610,7 @@ def picky(n: int) -> int:
 def test_errors_in_long_batches() -> None:
     """Are those of their items, whatever their types: no end of a batch.
 
-    Mutation: `run_steps` takes each IndexError for the end of the items, or no look for a StopIteration.
+    Mutations: `steps` says `ended` before its last items are run; no look for a StopIteration in `run`.
     """
 
     def told(chunk: int) -> list[tuple[type, str]]:
@@ -632,7 +632,7 @@ def long_first(n: int) -> int:
 def test_long_batches_are_given_back() -> None:
     """What is not begun goes to who is idle, and nothing is lost or run twice.
 
-    Mutation: `run_steps` without a look at what was given back.
+    Mutation: `give_back` keeps the items.
     """
     for _ in range(3):
         assert list(pmap(long_first, range(1000), chunk=500, workers=2)) == list(range(1000))

@@ -14,6 +14,8 @@ from typing import (
     type_check_only,
 )
 
+from typing_extensions import disjoint_base
+
 from gorun._selected import Selected
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "SendChan",
     "Timer",
     "Told",
+    "_Results",
     "_Scope",
     "__profile__",
     "__version__",
@@ -392,6 +395,14 @@ class Gate:
     def give_up(self, number: int) -> bool: ...
     def value(self) -> int: ...
     def waiting(self) -> int: ...
+
+@disjoint_base
+class _Results(Generic[_T]):
+    def __new__(cls, take: Callable[[], _T]) -> Self: ...
+    @classmethod
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _T: ...
 
 @final
 class _Scope:

@@ -14,7 +14,7 @@ Ends: cancel      up to `begin`, by the future; `drop` cancels all that are out,
       Ctrl-C      that leaves the `with` block or the program: the workers are terminated
       exit        exits.py closes and joins
 
-Invariant: a future that `put` accepted is in `out` until it is settled or skipped.
+Invariant: a future that `put` accepted is the pool's until it is settled or skipped.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ import weakref
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import InvalidStateError
-from concurrent.futures._base import LOGGER, PENDING, RUNNING
+from concurrent.futures._base import FINISHED, LOGGER, PENDING, RUNNING
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
-from contextlib import suppress
 from functools import partial
 from threading import TIMEOUT_MAX
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -50,7 +49,14 @@ class BrokenWorker(WorkerDied, BrokenProcessPool):
 
 
 class ProcessFuture(Future[T]):
-    """The future of a call on a process. Whoever waits for it may see to the workers meanwhile."""
+    """The future of a call on a process. Whoever waits for it may see to the workers meanwhile.
+
+    It is the pool's record of the call too: each object less is felt where many are out.
+    """
+
+    _what: Any = None
+    _packed: Any = None
+    _begun = False
 
     def __init__(self, team: ProcessTeam) -> None:
         super().__init__()
@@ -97,9 +103,8 @@ class ProcessFuture(Future[T]):
         """Whether the call is to be made."""
         if self.set_running_or_notify_cancel():
             return True
-        if self._team is not None:
-            self._team.out.discard(self)
-            self._team = None
+        self._team = None
+        self._what = self._packed = None
         return False
 
     def _settle(self, value: Any, error: BaseException | None) -> bool:
@@ -107,7 +112,12 @@ class ProcessFuture(Future[T]):
         with self._lock:
             if not self.is_plain:
                 return False
-            self._take(value, error)
+            if error is None and self._made is None and self._state == RUNNING:
+                self._result = value
+                self._state = FINISHED  # as `set_result`: here each step counts
+                self._team = self._what = self._packed = None
+            else:
+                self._take(value, error)
             return True
 
     def _tell(self, value: Any, error: BaseException | None) -> None:
@@ -124,12 +134,14 @@ class ProcessFuture(Future[T]):
     def _take(self, value: Any, error: BaseException | None) -> None:
         team, self._team = self._team, None
         assert team is not None
-        team.out.discard(self)
-        with suppress(InvalidStateError):  # cancelled, where the call never began
+        self._what = self._packed = None
+        try:
             if error is None:
                 self.set_result(value)
             else:
                 self.set_exception(_told(error, error is team.pool.broken))
+        except InvalidStateError:  # cancelled, where the call never began
+            pass
 
 
 class ProcessTeam:
@@ -156,7 +168,6 @@ class ProcessTeam:
             inner_threads=inner_threads,
         )
         self.pool = self._make()
-        self.out: set[Future[Any]] = set()
         exits.enlist(self)
 
     members: ClassVar[dict[Goroutine[None], int]] = {}  # there are no goroutines
@@ -182,11 +193,10 @@ class ProcessTeam:
             raise self.refusal()
         future, fn, args, kwargs = call
         assert isinstance(future, ProcessFuture)
-        self.out.add(future)
+        future._what = fn, args, kwargs
         try:
-            self.pool.submit(fn, args, kwargs, future._begin, future._tell, future._settle)
+            self.pool.put(future)
         except BaseException as error:
-            self.out.discard(future)
             if error is self.pool.broken:
                 error.__traceback__ = None  # kept by the pool, whose frames it would keep
                 raise _broken_pool(error) from error
@@ -206,7 +216,8 @@ class ProcessTeam:
 
     def drop(self) -> None:
         """Cancels what is out and not begun."""
-        for future in list(self.out):
+        for future in self.pool.calls:
+            assert isinstance(future, ProcessFuture)
             future.cancel()
 
     def join(self) -> None:
@@ -225,7 +236,6 @@ class ProcessTeam:
 
     def after_fork(self) -> None:
         """In the child: a new pool; what is out is the parent's."""
-        self.out = set()
         self.pool = self._make()
         if self.refusal is not None:
             self.pool.shutdown(wait=False)

@@ -15,30 +15,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-from gorun._gorun import _cancel_point, current
+from gorun._gorun import _cancel_point, _Results, current
 from gorun._map.flow import Flow
 
 T = TypeVar("T")
 
 
-class Map(Iterator[T]):
+class Map(_Results[T], Iterator[T]):
     """What `gorun.map` gives: an iterator over the results, and a context manager."""
+
+    def __new__(cls, flow: Flow) -> Map[T]:
+        return super().__new__(cls, flow.ready.popleft)
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self._take: Callable[[], T] = flow.ready.popleft
-
-    def __iter__(self) -> Map[T]:
-        return self
-
-    def __next__(self) -> T:
-        _cancel_point()
-        while True:
-            try:
-                return self._take()
-            except IndexError:  # none, or another thread was faster
-                pass
-            self._advance()
 
     def _advance(self) -> None:
         """Waits until there is a value; raises StopIteration, or what the map ends with."""

@@ -10,8 +10,8 @@ Who does what
 - A helper thread serves the parent's wish for what is left of a batch that takes long: it sends the
   results that are there, and gives back the items that are not begun. It needs the interpreter, so
   it comes when the item at work lets go of it.
-- Items and outcomes lie in two deques, whose ends are taken by single operations: an item is run
-  or given back, and an outcome is sent by one of the two threads.
+- An item is run or given back: it is taken from a list under a lock. Outcomes are sent by one of
+  the two threads, in their order.
 - Before each item its place in the batch goes into a page that the parent maps: it is how a parent
   knows which items a dead worker had begun. In batches of up to LOGGED items the outcomes go there
   too, each by itself, so that a death costs the one item that was at work; in longer ones, of items
@@ -33,8 +33,7 @@ import os
 import sys
 from _pickle import dumps, loads
 from _thread import allocate_lock, start_new_thread
-from collections import deque
-from itertools import repeat, starmap
+from itertools import chain, islice, starmap
 from time import perf_counter
 
 TYPE_CHECKING = False
@@ -49,7 +48,7 @@ else:
 LOGGED = 128  # items
 STEP = 32  # items
 PLAIN = (int, float, bool, type(None))  # results that name nothing and have no buffers
-# There `extend` holds the deque's lock while the items run, and whoever looks into it waits: the
+# There `extend` holds the list's lock while the items run, and whoever looks into it waits: the
 # helper to the end of the batch, the log some 15 us for each item.
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -97,14 +96,15 @@ class Batch:
 
     def __init__(self, number: int, items: list[Any], worker: Worker) -> None:
         self.number = number
-        self.items = deque(items)
+        self.items = items
+        self.claim = allocate_lock()  # of the next two
+        self.begun = 0  # items, from the first on
+        self.end = len(items)  # those behind it were given back
         self._worker = worker
         self._log = wire.LOG if 1 < len(items) <= LOGGED else 0
         page = worker.page
-        self.done: deque[Any] = deque()
-        self.size = len(items)
-        self.back = 0  # items that were given back
-        self.sent = 0  # outcomes that were answered
+        self.done: list[Any] = []  # outcomes, in their order
+        self.sent = 0  # how many of them were answered; those are None by now
         self.ended = False  # the last item has been taken, by whomever
         self.failed = False  # some outcome is a Failed
         self._page = page
@@ -112,21 +112,29 @@ class Batch:
             page[1] = page[2] = 0
             page[0] = number
 
+    def give_back(self) -> int:
+        """Gives up what is not begun: how many items."""
+        with self.claim:
+            back, self.end = self.end - self.begun, self.begun
+            del self.items[self.end :]  # where iterators over it stop
+        return back
+
     def taken(self) -> Iterator[Any]:
         """The items, each noted before it is run."""
-        pop, page, begun = self.items.popleft, self._page, 0
+        items, claim, page = self.items, self.claim, self._page
         log = self.log if self._log and page is not None else None
         while True:
-            if log is not None and begun:
-                log(begun - 1)
-            try:
-                item = pop()
-            except IndexError:
-                self.ended = True
-                return
+            if log is not None and self.begun:
+                log(self.begun - 1)
+            with claim:
+                at = self.begun
+                if at >= self.end:
+                    self.ended = True
+                    return
+                self.begun = at + 1
+            item, items[at] = items[at], None
             if page is not None:
-                begun += 1
-                page[1] = begun
+                page[1] = at + 1
             yield item
             item = None  # or it would live as long as the next one runs
 
@@ -134,6 +142,8 @@ class Batch:
         """Notes the outcome of an item, if it is there, can be pickled, and has room."""
         try:
             value = self.done[-1]
+            if place < self.sent:  # looked at after the value, which may be None for that
+                return
             if type(value) is Failed:
                 value = pack_error(value.error, self._worker, keep=True)
                 data, _ = wire.dumps((False, value), self._worker.by_value)
@@ -152,42 +162,27 @@ class Batch:
         except Exception:
             return
 
-    def run_steps(self, job: Job) -> None:
-        """As `run`, for many short items."""
-        items, done, page, fn = self.items, self.done, self._page, job.fn
-        call = starmap if job.star else map
-        pop, nothing, begun = items.popleft, (), 0
-        while left := len(items):
+    def steps(self) -> Iterator[Iterator[Any]]:
+        """As `taken`, STEP items at a time. Each line here is paid for by those."""
+        acquire, release = self.claim.acquire, self.claim.release
+        page, rest, begun, last = self._page, iter(self.items), 0, False
+        while not last:
+            acquire()
             begun += STEP
+            if begun >= self.end:
+                begun, last = self.end, True
+            self.begun = begun
+            release()
             if page is not None:
                 page[1] = begun
-            error: BaseException | None = None
-            try:
-                results = call(fn, starmap(pop, repeat(nothing, min(left, STEP))))
-                if FREE_THREADED:
-                    for value in results:
-                        done.append(value)
-                        del value
-                else:
-                    done.extend(results)
-            except BaseException as caught:
-                error = caught
-            with self._worker.sending:
-                taken, told = self.size - self.back - len(items), self.sent + len(done)
-            if taken == told:  # what was raised, if anything, was of `pop`: the rest was given back
-                continue
-            if error is None:
-                error = StopIteration()  # of the function: for `map` that is an end
-            self.failed = True
-            trace = error.__traceback__
-            done.append(Failed(error.with_traceback(trace and trace.tb_next)))
+            yield islice(rest, STEP)
+        self.ended = True
 
     def run(self, job: Job) -> None:
         """Runs all items that nobody takes back."""
-        if len(self.items) > LOGGED:
-            self.run_steps(job)
-            return
-        taken, done, fn = self.taken(), self.done, job.fn
+        short = len(self.items) <= LOGGED
+        taken = self.taken() if short else chain.from_iterable(self.steps())
+        done, fn = self.done, job.fn
         call = starmap if job.star else map
         while not self.ended:
             try:
@@ -224,6 +219,8 @@ class Worker:
         self.growth = 0  # bytes that it may grow by; 0: any
         self.usual = 0  # bytes of memory after its first batch
         self.looked = 0.0
+        self.answered = 0.0  # when the last call that came alone was
+        self.lookout = wire.Lookout()
         self.collected = False  # the last time, because it had grown
 
     def main(self) -> None:
@@ -231,6 +228,8 @@ class Worker:
         while (frame := self.next_frame()) is not None:
             if frame.kind == wire.CALL:
                 self.do_call(frame)
+                if frame.count == wire.LOOK_OUT and self.lookout.worth():
+                    self.look_out(frame.number)
             elif frame.kind == wire.BATCH:
                 self.do_batch(frame)
             elif frame.kind == wire.JOB:
@@ -344,21 +343,31 @@ class Worker:
         batch.run(job)
         seconds = perf_counter() - began
         self.batch = None
+        batch.items.clear()
         with self.sending:
-            self.look_at_memory(began)
+            if began >= self.looked + LOOK:
+                self.look_at_memory(began)
             self.answer(wire.DONE, batch, seconds, 0, frame)
+
+    def look_out(self, number: int) -> None:
+        """Waits a moment for a call behind `number` without going to sleep."""
+        page, until = self.page, self.answered + wire.QUICK
+        if page is not None:
+            while page[3] == number and perf_counter() < until:
+                pass
 
     def do_call(self, frame: Any) -> None:
         """Runs one call that came alone, to an idle worker: nobody takes it back."""
         if self.job is None:
             return
-        page = self.page
+        page, number = self.page, frame.number
         if page is not None:
             page[2] = 0
             page[1] = 1
-            page[0] = frame.number
+            page[0] = number
         value = error = None
         began = perf_counter()
+        self.lookout.took(began - self.answered)
         try:
             fn, args, kwargs = loads(frame.data)
             value = fn(*args, **kwargs)
@@ -367,30 +376,42 @@ class Worker:
             error = pack_error(caught.with_traceback(trace and trace.tb_next), self)
         seconds = perf_counter() - began
         flush_output()
+        if error is None and type(value) in PLAIN:
+            data = dumps((value, None, seconds), 5)
+            with self.sending:
+                if began >= self.looked + LOOK:
+                    self.look_at_memory(began)
+                try:
+                    sent = self.wire.send(wire.RESULT, number, 1, data)
+                except OSError:
+                    os._exit(0)
+                if not sent:
+                    self.flush()
+            self.answered = perf_counter()
+            return
         buffers: list[memoryview] = []
         try:
-            if type(value) in PLAIN:
-                data = dumps((value, error, seconds), 5)
-            else:
-                data, buffers = wire.dumps((value, error, seconds), self.by_value)
+            data, buffers = wire.dumps((value, error, seconds), self.by_value)
             with self.sending:
-                self.wire.put(wire.RESULT, frame.number, 1, data, buffers)
+                self.wire.put(wire.RESULT, number, 1, data, buffers)
         except BaseException as why:
             _, errors = self.sorted_out([value], {} if error is None else {0: error}, why)
             buffers.clear()
             with self.sending:
                 data = dumps((None, errors[0], seconds), 5)
-                self.wire.put(wire.RESULT, frame.number, 1, data)
+                self.wire.put(wire.RESULT, number, 1, data)
         with self.sending:
             del value, buffers
-            self.look_at_memory(began)
+            if began >= self.looked + LOOK:
+                self.look_at_memory(began)
             self.flush()
+        self.answered = perf_counter()
 
     def look_at_memory(self, now: float) -> None:
-        """Now and then: asks to be replaced if this process has grown by too much."""
-        if now < self.looked + LOOK or not self.growth:
-            return
+        """Asks to be replaced if this process has grown by too much."""
         self.looked = now
+        if not self.growth:
+            return
         if not self.usual:
             self.usual = own_memory()
         elif own_memory() - self.usual <= self.growth:
@@ -423,21 +444,16 @@ class Worker:
                 batch = self.batch
                 if batch is None or wire.TOKEN.pack(batch.number) != asked:
                     continue
-                back = 0
-                try:
-                    while True:
-                        batch.items.pop()
-                        back += 1
-                except IndexError:
-                    batch.back += back
-                self.answer(wire.PART, batch, 0.0, back, None)
+                self.answer(wire.PART, batch, 0.0, batch.give_back(), None)
 
     def answer(self, kind: int, batch: Batch, seconds: float, back: int, frame: Any) -> None:
         """Sends the outcomes that are there. The caller holds `sending`."""
-        done, take = batch.done, batch.done.popleft
-        # Before its end it goes on growing.
-        values = list(done) if kind == wire.DONE else [take() for _ in range(len(done))]
-        batch.sent += len(values)
+        done, first = batch.done, batch.sent
+        last = len(done)  # before its end it goes on growing
+        values = done[first:last] if first or kind == wire.PART else done
+        batch.sent = last
+        if kind == wire.PART:
+            done[first:last] = [None] * len(values)  # not kept longer than it takes to send them
         errors: dict[int, Any] | None = None
         if batch.failed:
             errors = {}
@@ -446,13 +462,13 @@ class Worker:
                     values[place] = None
                     errors[place] = pack_error(value.error, self)
         flush_output()
-        for last in (False, False, True):
+        for final in (False, False, True):
             try:
                 data, buffers = wire.dumps((values, errors, seconds, back), self.by_value)
                 self.wire.put(kind, batch.number, len(values), data, buffers)
                 break
             except BaseException as why:
-                if last:
+                if final:
                     raise
                 values, errors = self.sorted_out(values, errors or {}, why)
         del values, data, buffers

@@ -82,6 +82,19 @@ class Codec:
             if not self.learn_from(packed[0]):
                 return packed
 
+    def dumps_plain(self, thing: Any) -> bytes | None:
+        """As `dumps`, of what has no buffers; None where plain pickle is not enough."""
+        if self._modules:
+            return None
+        try:
+            data = pickle.dumps(thing, 5)
+        except Exception:
+            return None
+        for name in self.by_value:
+            if name in data:
+                return None
+        return data
+
     def dumps(self, thing: Any) -> tuple[bytes, list[memoryview]]:
         """The pickle of `thing` and its large buffers."""
         if not self._modules:

@@ -31,7 +31,6 @@ others are killed. Fork: the child's crew is broken. Exit: warm.py.
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import sys
 import threading
@@ -44,13 +43,14 @@ from typing import Any
 from gorun._proc import start, warm, wire
 from gorun._proc.client import NOBODY, Client
 from gorun._proc.codec import Codec, unpack_error, unsendable
+from gorun._proc.inbox import LATE, Inbox
 from gorun._proc.lead import Lead, hold, let_go
 from gorun._proc.sizing import Sizing
 from gorun._proc.will import Will
 from gorun._proc.worker import Worker
+from gorun._settings import usable_cpus
 
 START_TRIES = 3
-LATE = 1e-2  # seconds
 LONG = 2e-2  # seconds of an item, beside which the wait for the next one is nothing
 WORTH = 2e-4  # seconds of an item, beside which a message for it alone is nothing
 HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
@@ -58,7 +58,7 @@ HELD = 5e-3  # seconds that a batch may stand behind another while a worker is i
 _clock = time.monotonic
 
 
-class Crew:
+class Crew(Inbox):
     """Up to `limit` workers for one client."""
 
     def __init__(
@@ -92,6 +92,8 @@ class Crew:
         self._calls = calls  # items are packed calls, which may be sent as they are
         self._stateful = stateful
         self._share = start.share_of(limit, inner)
+        self._cpus = usable_cpus()
+        self._lookout = wire.Lookout()  # the leader's
         self._team: list[Worker] = []
         self._started = 0
         self._failed_starts = 0
@@ -106,6 +108,7 @@ class Crew:
         warm.crews.add(self)
         self._due: float | None = None  # when to look at late batches
         self._thread: threading.Thread | None = None
+        self._thread_id = 0  # while it runs: numbers are given again
         self._pid = os.getpid()
 
     # ---- from outside -------------------------------------------------------------------------
@@ -148,7 +151,7 @@ class Crew:
     @property
     def is_mine(self) -> bool:
         """Whether this is the crew's thread."""
-        return self._thread is threading.current_thread()
+        return self._thread_id == get_ident()
 
     def join(self) -> None:
         """Waits for the end of the crew's thread."""
@@ -165,6 +168,38 @@ class Crew:
         finally:
             if held:
                 let_go()
+
+    def call(self, number: int, packed: bytes) -> bool:
+        """Sends a call at once, if a worker is idle and it is the only one; True if that was done.
+
+        Signals are held, and the call is none of what the client `has_more` of. It does not tell the
+        client (`push` does).
+        """
+        if self._pid != warm.process or warm.is_over() or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self.ended or self.broken is not None or self._alone:
+                return False
+            busy, idle = 1, None
+            for worker in self._team:
+                if worker.batches:
+                    busy += 1
+                elif idle is None and not worker.leaving and worker.takes_calls:
+                    idle = worker
+            if idle is None or idle.left is not None or len(packed) > wire.INLINE:
+                return False
+            if self._client.begin(number):
+                self._sizing.sent(1, len(packed))
+                if not idle.call(number, packed, busy < self._cpus):
+                    self._flush(idle)
+        except BaseException as error:
+            self._hurt(error)
+            raise
+        finally:
+            self._turn.release()
+        if self._has_work():
+            self._push()
+        return True
 
     def _push(self) -> None:
         while self._turn.acquire(blocking=False):
@@ -187,17 +222,37 @@ class Crew:
             return False
         return self.hungry if self._calls else self.room
 
-    def serve(self, timeout: float | None) -> None:
+    @property
+    def _spare(self) -> bool:
+        """Whether a CPU is left that no worker at work needs: who has nothing to do may look out there."""
+        busy = 0
+        for worker in self._team:
+            if worker.batches:
+                busy += 1
+        return busy < self._cpus
+
+    def _look_out(self) -> list[tuple[int, int]]:
+        """What happens within a moment, without going to sleep; others may run meanwhile."""
+        poll, until = self._poll.poll, _clock() + wire.QUICK
+        while not (events := poll(0)) and _clock() < until:
+            pass
+        return events
+
+    def serve(self, timeout: float | None, lead: bool = False) -> None:
         """Waits up to `timeout` seconds for something to happen, and sees to it."""
         self._check_process()
-        due = self._due
+        began, due = _clock(), self._due
         if due is not None:
             left = max(0.0, due - _clock())
             timeout = left if timeout is None else min(timeout, left)
         try:
-            events = self._poll.poll(-1 if timeout is None else min(timeout, 1e6))
+            events = self._look_out() if lead and self._spare and self._lookout.worth() else []
+            if not events:
+                events = self._poll.poll(-1 if timeout is None else min(timeout, 1e6))
         except (ValueError, OSError):  # it was closed meanwhile
             return
+        if lead:
+            self._lookout.took(_clock() - began)
         held = hold()
         try:
             with self._turn:
@@ -268,7 +323,7 @@ class Crew:
             while not (done() or self.ended or self.broken is not None):
                 if limit is not None and (left := limit - _clock()) <= 0:
                     return
-                self.serve(left)
+                self.serve(left, lead=True)
         except (RuntimeError, SystemExit):  # of `_check_process`
             if self._pid == os.getpid() and not warm.is_over():
                 raise
@@ -366,7 +421,7 @@ class Crew:
         try:
             if one and self._calls and type(items[0]) is bytes and worker.takes_calls:
                 size = len(items[0])
-                worker.call(numbers[0], items[0])
+                worker.call(numbers[0], items[0], self._spare)
             else:
                 data, buffers = packed = self._codec.dumps(items)
                 size = len(data) + sum(b.nbytes for b in buffers)
@@ -422,7 +477,8 @@ class Crew:
                 self._flush(worker)
             if what & ~select.EPOLLOUT and not self._read(worker):
                 self._at_end(worker)
-        self._deal()
+        if self._client.has_more():
+            self._deal()
         self._balance()
 
     def _read(self, worker: Worker, everything: bool = False) -> bool:
@@ -443,105 +499,13 @@ class Crew:
                 break  # what comes now will be told
         return alive
 
-    def _take_in(self, worker: Worker, frame: wire.Frame) -> None:
-        if frame.kind == wire.RESULT:
-            self._take_result(worker, frame)
-        elif frame.kind in (wire.DONE, wire.PART):
-            self._take_outcomes(worker, frame)
-        elif frame.kind == wire.GROWN:
-            if not worker.leaving:
-                worker.leave()
-                self._flush(worker)
-        elif frame.kind == wire.READY:
-            worker.ready = True
-            self._failed_starts = 0
-            if worker.batches:
-                worker.batches[0].since = _clock()
-                self._look_at(worker.batches[0].since + LATE)
-        elif frame.kind == wire.BAD:
-            what, packed = pickle.loads(frame.data)
-            if frame.count == 0:
-                error = unpack_error(packed, what)
-                error.add_note(f"({what} of a worker process)")
-                self._break(error)
-                return
-            batch = worker.batches.popleft()
-            self._learn_from(batch.items)
-            if batch.known < len(self._codec.by_value):
-                self._client.back(batch.numbers, batch.items)
-                return
-            if len(batch.items) > 1:
-                self._one_by_one(batch.numbers, batch.items)
-                return
-            name = self._client.name(batch.numbers[0])
-            error = unpack_error(packed, name)
-            error.add_note(f"({name} could not be unpickled in the worker process)")
-            self._client.answer(batch.numbers, [None], {0: error})
-
-    def _learn_from(self, items: list[Any]) -> None:
-        """Looks for another way to send items that a worker could not unpickle."""
-        with suppress(Exception):  # they have been pickled before, but who knows
-            self._codec.learn_from(self._codec.dumps(items)[0])
-
-    def _take_result(self, worker: Worker, frame: wire.Frame) -> None:
-        batch = worker.batches.popleft()
-        assert batch.number == frame.number
-        number = batch.numbers[0]
-        error = None
-        try:
-            frame.copy()
-            value, packed, seconds = pickle.loads(frame.data, buffers=frame.buffers)
-            self._sizing.ran(1, seconds)
-            error = None if packed is None else unpack_error(packed, self._client.name(number))
-        except BaseException as why:
-            value, error = None, self._undone(number, why)
-        if frame.segment:
-            worker.wire.done_with(frame)
-        if worker.batches:
-            worker.batches[0].since = now = _clock()
-            self._look_at(now + LATE)
-        self._client.result(number, value, error)
-
-    def _undone(self, number: int, why: BaseException) -> BaseException:
-        """Whatever a result's own code raises is no end of ours."""
-        told = RuntimeError(f"the result of {self._client.name(number)} cannot be unpickled")
-        told.__cause__ = why
-        return told
-
-    def _take_outcomes(self, worker: Worker, frame: wire.Frame) -> None:
-        batch = worker.batches[0]
-        assert batch.number == frame.number
-        numbers = batch.numbers[batch.answered : batch.answered + frame.count]
-        errors: dict[int, BaseException] = {}
-        try:
-            frame.copy()  # for what lives in them: the segment is wanted back
-            values, packed, seconds, back = pickle.loads(frame.data, buffers=frame.buffers)
-        except BaseException as error:
-            values, packed, seconds, back = [None] * frame.count, None, 0.0, 0
-            for place, number in enumerate(numbers):
-                errors[place] = self._undone(number, error)
-        worker.wire.done_with(frame)
-        for place, one in (packed or {}).items():
-            errors[place] = unpack_error(one, self._client.name(numbers[place]))
-        batch.answered += frame.count
-        if frame.kind == wire.DONE:
-            worker.batches.popleft()
-            self._sizing.ran(frame.count, seconds)
-            if worker.batches:
-                worker.batches[0].since = now = _clock()
-                self._look_at(now + LATE)
-        elif back:
-            keep = len(batch.items) - back
-            self._client.back(batch.numbers[keep:], batch.items[keep:])
-            batch.numbers, batch.items = batch.numbers[:keep], batch.items[:keep]
-            self._sizing.slow(_clock() - batch.since, frame.count + 1)
-        if numbers:
-            self._client.answer(numbers, values, errors)
-
     def _balance(self) -> None:
         """Sees to batches that take long, and to workers that have nothing."""
         self._due = None
-        if not any(worker.batches for worker in self._team):
+        for worker in self._team:
+            if worker.batches:
+                break
+        else:
             return
         now = _clock()
         idle = not self.ended and any(not w.batches and not w.leaving for w in self._team)
@@ -671,6 +635,7 @@ class Crew:
         )
 
     def _run(self) -> None:
+        self._thread_id = get_ident()
         while not (self._tidied or warm.is_over()):
             if self.lead.park():
                 self._client.wake()
@@ -681,9 +646,10 @@ class Crew:
                 self.end()
             if self.lead.who is not None:  # what we took from the pipe may have been for the leader
                 self.wake()
+        self._thread_id = 0
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != warm.process:
             raise RuntimeError("worker processes belong to the process that started them")
         warm.check()
 

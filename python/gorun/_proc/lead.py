@@ -28,6 +28,7 @@ has to be undone is undone by single calls of C, as handlers come after those, n
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -81,14 +82,30 @@ _Handlers: TypeAlias = list[tuple[int, Callable[[int, FrameType | None], Any]]]
 
 _held: _Handlers | None = None
 _noted: list[int] = []
+# What most programs have: then nothing has to be looked for. Other handlers are nobody's to keep.
+_USUAL = [signal.default_int_handler, *[int(signal.SIG_DFL)] * (len(_SIGNALS) - 1)]
+_USUAL_ONES: _Handlers = [(int(signal.SIGINT), signal.default_int_handler)]
+_main = threading.main_thread().ident
+
+
+def _after_fork() -> None:
+    global _main
+    _main = threading.main_thread().ident
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def hold() -> bool:
     """Has signals wait for `let_go`; False where they need not, or cannot."""
     global _held
-    if get_ident() != threading.main_thread().ident or _held is not None:
+    if _held is not None or get_ident() != _main:
         return False
-    found = [(number, handler) for number in _SIGNALS if callable(handler := _get(number))]
+    if (handlers := list(map(_get, _SIGNALS))) == _USUAL:
+        found = _USUAL_ONES
+    else:
+        pairs = zip(_SIGNALS, handlers, strict=True)
+        found = [(number, handler) for number, handler in pairs if callable(handler)]
     if not found:
         return False
     try:

@@ -16,8 +16,9 @@
   `submit`, for what cannot be pickled): `error` is None, or what `fn` raised with the worker's
   traceback as its `__cause__` (`RemoteTraceback`, whose `.tb` is the text), `WorkerDied`, or
   why a result could not be pickled. It must not raise and must not wait.
-- `settle(value, error)` is tried in place of `done` where the outcome came to a caller of `help`: it
-  must run no code of users, and gives False if it would have to. Without it, or then, `done` is called.
+- `settle(value, error)` is tried in place of `done`, by whoever read the outcome, a caller of `help`
+  too: it must run no code of users, and gives False if it would have to. Without it, or then, `done` is
+  called.
 - `help(who, is_done, timeout)` waits until `is_done()`, or for `timeout` seconds, by seeing to the
   workers itself (lead.py). It returns early where it cannot: somebody else does, or the pool is over.
   Who settles `who` otherwise says so (`changed`).
@@ -46,7 +47,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Protocol, TypeAlias
 
 from gorun._errors import WorkerDied
 from gorun._proc.codec import Codec, unsendable
@@ -55,7 +57,10 @@ from gorun._proc.errors import shown
 from gorun._proc.lead import hold, let_go
 from gorun._proc.sizing import Sizing
 
-__all__ = ["Pool"]
+__all__ = ["Call", "Pool"]
+
+FUNCTIONS = frozenset((FunctionType, BuiltinFunctionType))
+PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))  # they name nothing
 
 
 class Pool:
@@ -86,6 +91,11 @@ class Pool:
         return self._calls.crew.pids
 
     @property
+    def calls(self) -> list[Call]:
+        """Those that are not done, in order."""
+        return list(self._calls._known.values())
+
+    @property
     def idle(self) -> int:
         """How many workers wait for work."""
         return self._calls.crew.idle
@@ -101,6 +111,10 @@ class Pool:
     ) -> None:
         """Has a worker call `fn(*args, **kwargs)`."""
         self._calls.submit(_Call(fn, args, kwargs, begin, done, settle))
+
+    def put(self, call: Call) -> None:
+        """As `submit`, of a call that is its own record: one object less, or five."""
+        self._calls.submit(call)
 
     def help(self, who: object, is_done: Callable[[], bool], timeout: float | None) -> None:
         """Sees to the workers until `is_done()`, or for `timeout` seconds, or not at all."""
@@ -127,10 +141,33 @@ class Pool:
             self._calls.shutdown()
 
 
-class _Call:
-    """One call, from `submit` until `done` was told."""
+_What: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-    __slots__ = ("args", "begin", "begun", "done", "fn", "kwargs", "packed", "settle")
+
+class Call(Protocol):
+    """One call, from `submit` until `_tell` was called."""
+
+    _what: _What
+    _begun: bool  # False at first; the pool's, as the next one is
+    _packed: Any
+
+    @property
+    def _begin(self) -> Callable[[], bool]:
+        """The `begin` of `submit`."""
+
+    @property
+    def _tell(self) -> Callable[[Any, BaseException | None], object]:
+        """The `done` of `submit`."""
+
+    @property
+    def _settle(self) -> Callable[[Any, BaseException | None], bool] | None:
+        """The `settle` of `submit`."""
+
+
+class _Call:
+    """A `Call` of functions."""
+
+    __slots__ = ("_begin", "_begun", "_packed", "_settle", "_tell", "_what")
 
     def __init__(
         self,
@@ -141,10 +178,15 @@ class _Call:
         done: Callable[[Any, BaseException | None], object],
         settle: Callable[[Any, BaseException | None], bool] | None,
     ) -> None:
-        self.fn, self.args, self.kwargs = fn, args, kwargs
-        self.begin, self.done, self.settle = begin, done, settle
-        self.begun = False
-        self.packed: Any = None
+        self._what = fn, args, kwargs
+        self._begin, self._tell, self._settle = begin, done, settle
+        self._begun = False
+        self._packed: Any = None
+
+
+# What is to be told, the first one last. As many as were read together: without a GIL, what two threads
+# both take from and put to costs more than all the rest.
+_Told: TypeAlias = list[tuple[Call, Any, BaseException | None]]
 
 
 class _Calls:
@@ -166,10 +208,10 @@ class _Calls:
         self.broken: BaseException | None = None
         self._codec = Codec(initializer)
         self._numbers = itertools.count()
-        self._known: dict[int, _Call] = {}
+        self._known: dict[int, Call] = {}
         self._pending: deque[int] = deque()
-        self._told: deque[tuple[_Call, Any, BaseException | None]] = deque()
-        self._mine: deque[tuple[_Call, Any, BaseException | None]] = deque()  # the thread's
+        self._told: deque[_Told] = deque()
+        self._mine: deque[_Told] = deque()  # the thread's
         self._types: set[Any] = set()  # of what has been sent; and the modules of functions
         self._closing = False
         self._killed: WorkerDied | None = None
@@ -191,15 +233,15 @@ class _Calls:
 
     # ---- from outside -------------------------------------------------------------------------
 
-    def submit(self, call: _Call) -> None:
-        self._refuse()
+    def submit(self, call: Call) -> None:
         try:
-            call.packed = self._pack(call)
+            call._packed = self._pack(call)
         except Exception as error:
-            told = unsendable(f"the call of {shown(call.fn)}", error)
+            self._refuse()
+            told = unsendable(f"the call of {shown(call._what[0])}", error)
             told.__cause__ = error
-            if call.begin():
-                call.done(None, told)
+            if call._begin():
+                call._tell(None, told)
             return
         crew = self.crew
         held = hold()
@@ -208,11 +250,17 @@ class _Calls:
                 self._refuse()
                 number = next(self._numbers)
                 self._known[number] = call
-                crew.background()  # one; and not after a `shutdown` that found none
-            self._pending.append(number)
-            if crew.broken is not None:
-                crew.rouse()
-            elif crew.hungry:
+                if not crew.in_background:
+                    crew.background()  # one; and not after a `shutdown` that found none
+            packed = call._packed
+            alone = type(packed) is bytes and not self._pending and self._killed is None
+            if not (alone and crew.call(number, packed)):
+                self._pending.append(number)
+                if crew.broken is not None:
+                    crew.rouse()
+                elif crew.hungry:
+                    crew.push()
+            elif self._told or self._mine or self._closing or self.broken is not None or crew.ended:
                 crew.push()
         finally:
             if held:
@@ -226,16 +274,31 @@ class _Calls:
         if self._pid != os.getpid():
             raise RuntimeError("a pool belongs to the process that made it")
 
-    def _pack(self, call: _Call) -> Any:
+    def _pack(self, call: Call) -> Any:
+        if (data := self._pack_plain(call)) is not None:
+            return data
         news = False
-        for thing in (type(call.fn), *map(type, call.args), *map(type, call.kwargs.values())):
+        fn, args, kwargs = call._what
+        for thing in (type(fn), *map(type, args), *map(type, kwargs.values())):
             news |= thing not in self._types
             self._types.add(thing)
-        if (name := getattr(call.fn, "__module__", None)) not in self._types or news:
+        if (name := getattr(fn, "__module__", None)) not in self._types or news:
             self._types.add(name)
-            self._codec.dumps_all((call.fn, call.args, call.kwargs))
-        data, buffers = self._codec.dumps((call.fn, call.args, call.kwargs))
+            self._codec.dumps_all(call._what)
+        data, buffers = self._codec.dumps(call._what)
         return (data, [pickle.PickleBuffer(buffer) for buffer in buffers]) if buffers else data
+
+    def _pack_plain(self, call: Call) -> bytes | None:
+        """Packs a known function with arguments that name nothing and have no buffers, if it is that."""
+        types, (fn, args, kwargs) = self._types, call._what
+        if type(fn) not in FUNCTIONS or type(fn) not in types or kwargs:
+            return None
+        if fn.__module__ not in types:
+            return None
+        for argument in args:
+            if type(argument) not in PLAIN:
+                return None
+        return self._codec.dumps_plain(call._what)
 
     def kill(self, signal: int) -> None:
         self._killed = WorkerDied(f"the worker processes were sent signal {signal}")
@@ -274,15 +337,20 @@ class _Calls:
                 break
             if (call := self._known.get(number)) is None:
                 continue
-            if not call.begun and not call.begin():
-                del self._known[number]
+            if not (call._begun or self.begin(number)):
                 continue
-            call.begun = True
             if self._killed is not None:
                 self._tell(number, None, self._killed)
                 continue
             numbers.append(number)
-        return (numbers, [self._known[number].packed for number in numbers]) if numbers else None
+        return (numbers, [self._known[number]._packed for number in numbers]) if numbers else None
+
+    def begin(self, number: int) -> bool:
+        call = self._known[number]
+        call._begun = call._begin()
+        if not call._begun:
+            del self._known[number]
+        return call._begun
 
     def back(self, numbers: Sequence[int], items: list[Any]) -> None:
         self._pending.extendleft(reversed(numbers))
@@ -290,17 +358,25 @@ class _Calls:
     def answer(
         self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
     ) -> None:
+        told: _Told = []
         for place, number in enumerate(numbers):
-            self._tell(number, values[place], errors.get(place))
+            if (
+                call := self._known.pop(number, None)
+            ) is not None:  # else it was failed with the pool
+                told.append((call, values[place], errors.get(place) if errors else None))
+        told.reverse()
+        self._told.append(told)
 
     def result(self, number: int, value: Any, error: BaseException | None) -> None:
         self._tell(number, value, error)
 
     def died(self, numbers: Sequence[int], items: list[Any], exitcode: int | None) -> None:
         calls = [self._known[number] for number in numbers if number in self._known]
-        held = tuple((call.fn, call.args, call.kwargs) for call in calls)
+        held = tuple(call._what for call in calls)
         for number, call in zip(numbers, calls, strict=False):
-            text = f"a worker process died (exit code {exitcode}) in a call of {shown(call.fn)}"
+            text = (
+                f"a worker process died (exit code {exitcode}) in a call of {shown(call._what[0])}"
+            )
             self._tell(number, None, WorkerDied(text, held, exitcode))
 
     def broke(self, error: BaseException) -> None:
@@ -309,7 +385,7 @@ class _Calls:
 
     def name(self, number: int) -> str:
         call = self._known.get(number)
-        return f"call {number}" if call is None else f"the call of {shown(call.fn)}"
+        return f"call {number}" if call is None else f"the call of {shown(call._what[0])}"
 
     def wake(self) -> None:
         crew = self.crew
@@ -321,29 +397,44 @@ class _Calls:
             return
         if self.broken is not None:
             self._fail_all(self.broken)
-        for told in (self._mine, self._told):
-            while told:
-                try:
-                    call, value, error = told.popleft()
-                except IndexError:  # a leader was faster
-                    break
-                call.done(value, error)
-                del call, value, error
+        self._tell_all(self._mine)
+        self._tell_all(self._told)
         over = self._closing or self.broken is not None
         if over and not self._known and not crew.ended:
             crew.end()
+
+    def _tell_all(self, told: deque[_Told]) -> None:
+        """By the pool's thread."""
+        while told:
+            try:
+                some = told.popleft()
+            except IndexError:  # a leader was faster
+                break
+            while some:
+                call, value, error = some.pop()
+                if call._settle is not None and call._settle(value, error):
+                    if self.crew.lead.who is not None:  # it may be what that one waits for
+                        self.crew.wake()
+                    continue
+                if some:  # what is called now may wait for another one, that a leader could tell
+                    told.appendleft(some)
+                    some = []
+                call._tell(value, error)
+            del call, value, error
 
     def _settle(self) -> None:
         """By a leader: tells what can be told without code of users."""
         told = self._told
         while told:
             try:
-                call, value, error = told.popleft()
+                some = told.popleft()
             except IndexError:  # the thread was faster
                 break
-            if call.settle is None or not call.settle(value, error):
-                self._mine.append((call, value, error))
-            del call, value, error
+            while some:
+                one = call, value, error = some.pop()
+                if call._settle is None or not call._settle(value, error):
+                    self._mine.append([one])
+                del one, call, value, error
 
     def _fail_all(self, error: BaseException) -> None:
         """Tells all calls that are there that the pool is broken."""
@@ -351,7 +442,7 @@ class _Calls:
             call = self._known.get(number)
             if call is None:  # a leader has just read its answer
                 continue
-            if call.begun or call.begin():
+            if call._begun or call._begin():
                 self._tell(number, None, error)
             else:
                 self._known.pop(number, None)
@@ -359,4 +450,4 @@ class _Calls:
     def _tell(self, number: int, value: Any, error: BaseException | None) -> None:
         call = self._known.pop(number, None)
         if call is not None:  # else it was failed with the pool
-            self._told.append((call, value, error))
+            self._told.append([(call, value, error)])

@@ -4,13 +4,15 @@ A message costs the parent some 50 us, an item anything. So a batch is to take T
 what the items before have taken. It is held back by three things:
 - what is known: an eighth of what has been done, at most. The first items go alone, so that one
   long item cannot stand behind short ones.
-- what is left, where that is known: half of a fair share (factoring, Hummel et al. 1992).
+- what is left, where that is known: half of a fair share (factoring, Hummel et al. 1992), down to
+  LEAST seconds: so late nobody waits long for the last one, and a message costs a quarter of that.
 - bytes: a batch of big items is no cheaper than one of them.
 """
 
 from __future__ import annotations
 
 TARGET = 2e-3  # seconds
+LEAST = 2e-4  # seconds
 LARGEST = 1 << 14  # items
 BYTES = 1 << 20
 LEARN = 8  # items done for each one in a batch
@@ -66,4 +68,5 @@ class Sizing:
         """Items of the next batch, when `left` are left (None: nobody knows)."""
         if self._fixed is not None or left is None:
             return self.usual
-        return max(1, min(self.usual, -(-left // (2 * self._workers))))
+        least = int(LEAST / self.each) if self.each else 1
+        return max(1, min(self.usual, left, max(least, -(-left // (2 * self._workers)))))

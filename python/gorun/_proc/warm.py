@@ -24,6 +24,9 @@ MOST = 32
 
 _over = False  # the interpreter ends: nobody answers for who is killed now
 
+process = os.getpid()
+"""This one. To ask the system costs more than much of what is done for a message."""
+
 crews: WeakSet[Any] = WeakSet()
 """Those whose threads may wait for workers when the interpreter ends."""
 _idle: deque[Worker] = deque()
@@ -118,7 +121,8 @@ def _at_exit() -> None:
 
 
 def _forget() -> None:
-    global _lock
+    global _lock, process
+    process = os.getpid()
     _lock = threading.RLock()
     _idle.clear()
     for worker in _alive:

@@ -43,8 +43,9 @@ HEADER = struct.Struct("<IIQQQIQ")
 SIZES = "<{}Q"
 ALIGNED = 64
 
-# The page that a worker and its parent share: number of the batch, items begun, bytes of the log; then
-# the log, entry after entry: place in the batch, bytes of the pickled outcome, the outcome.
+# The page that a worker and its parent share: number of the batch, items begun, bytes of the log, by the
+# parent the number of the last call that it sent alone; then the log, entry after entry: place in the
+# batch, bytes of the pickled outcome, the outcome.
 PAGE = 1 << 16
 LOG = 64  # where it begins
 ENTRY = struct.Struct("<II")
@@ -53,12 +54,20 @@ ENTRY = struct.Struct("<II")
 # was held up may find any number of batches that were taken back before it comes to one that was not.
 TOKEN = struct.Struct("<Q")
 
+SMALL = 1 << 12  # bytes that are copied to be one piece with their header
 INLINE = 1 << 16  # bytes of a body that the socket carries
 OUT_OF_BAND = 1 << 14  # bytes from which a buffer is not copied into the pickle
 SMALLEST_SEGMENT = 1 << 18
 FREE_BYTES = 1 << 26  # of free segments that one side keeps
 KEPT_SEGMENTS = 64  # that objects of the receiver may live in; then it copies
 AT_ONCE = 1 << 16  # bytes asked of the socket
+ROOM = CMSG_LEN(64)  # for descriptors
+
+# The count of a CALL says whether the worker may look out for the next one without sleeping.
+SLEEP, LOOK_OUT = 1, 2
+# Seconds that either side looks out before it sleeps: a sleeper on another CPU wakes in 20 us.
+QUICK = 6e-5
+SKIPS = 1 << 10  # waits that are not tried, at most, after one that was in vain
 
 
 def dumps(thing: Any, by_value: Sequence[bytes]) -> tuple[bytes, list[memoryview]]:
@@ -138,6 +147,39 @@ def memory(size: int) -> int | None:
     return fd
 
 
+class Lookout:
+    """Whether it pays to look out: what came at once the last time may do so again.
+
+    Who looks out in vain has kept others from their work, and is no longer the one whom the system
+    prefers as it sleeps most of the time. So each time in vain doubles the waits without a try.
+    """
+
+    def __init__(self) -> None:
+        self._quick = False
+        self._tried = False
+        self._skip = 0  # waits still to be slept through
+        self._skips = 1
+
+    def worth(self) -> bool:
+        """Whether to look out now; `took` has to follow."""
+        if self._skip:
+            self._skip -= 1
+            return False
+        self._tried = self._quick
+        return self._quick
+
+    def took(self, seconds: float) -> None:
+        """Takes note of a wait, however it was waited."""
+        self._quick = quick = seconds < QUICK
+        if self._tried:
+            self._tried = False
+            if quick:
+                self._skips = max(1, self._skips * 7 // 8)
+            else:
+                self._skip = self._skips
+                self._skips = min(2 * self._skips, SKIPS)
+
+
 class Frame:
     """What came: `data` is a pickle, `buffers` belong to it."""
 
@@ -172,6 +214,9 @@ class Wire:
         self.sock = sock
         self._out: list[tuple[memoryview, int | None]] = []  # and the descriptor that goes with it
         self._in = bytearray()
+        self._buffer = memoryview(
+            bytearray(AT_ONCE)
+        )  # kept: memory of that size costs more than to read
         self._fds: list[int] = []
         self._head: tuple[int, ...] | None = None
         self._body: bytearray | None = None  # that is being filled
@@ -218,11 +263,23 @@ class Wire:
         head = HEADER.pack(kind, len(buffers), number, count, size, segment, fresh)
         if segment:
             self._out.append((memoryview(head), fd))
-        elif size <= 4096:
+        elif size <= SMALL:
             self._out.append((memoryview(head + b"".join(parts)), None))
         else:
             self._out.append((memoryview(head), None))
             self._out += [(memoryview(part).cast("B"), None) for part in parts if len(part)]
+
+    def send(self, kind: int, number: int, count: int, data: bytes) -> bool:
+        """As `put` and `flush`, of SMALL bytes at most: nothing is raised but OSError."""
+        whole = HEADER.pack(kind, 0, number, count, len(data), 0, 0) + data
+        try:
+            sent = 0 if self._out else self.sock.send(whole)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(whole):
+            return True
+        self._out.append((memoryview(whole)[sent:], None))
+        return False
 
     def flush(self) -> bool:
         """Sends what there is; False if the socket would block. OSError: the other side is gone."""
@@ -305,10 +362,11 @@ class Wire:
                 got = self.sock.recv_into(rest)
             self._filled += got
             return bool(got)
-        data, extra, _, _ = self.sock.recvmsg(AT_ONCE, CMSG_LEN(64))
+        got, extra, _, _ = self.sock.recvmsg_into((self._buffer,), ROOM)
+        data = bytes(self._buffer[:got])
         for _, _, fds in extra:
             self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
-        self._got = len(data)
+        self._got = got
         if self._in or not self._whole(data):
             self._in += data
         return bool(data)

@@ -55,7 +55,7 @@ class Worker:
         self.leaving = False  # gets no more
         self.exitcode: int | None = None  # once reaped
         self.closed = False
-        self._page = None
+        self._page = self._words = None
         if self._ends.page is not None:
             try:
                 import mmap
@@ -66,6 +66,8 @@ class Worker:
                 raise
             finally:
                 os.close(self._ends.page)
+        if self._page is not None:
+            self._words = memoryview(self._page).cast("Q")  # as the worker has it
         self._last = 0
         self._told: dict[str, object] = {}
         self.tell(name)
@@ -109,15 +111,24 @@ class Worker:
         """Whether a call may be sent without a token: it says in the page what it has begun."""
         return self.ready and not self.batches and self._page is not None
 
-    def call(self, number: int, item: bytes) -> None:
-        """Hands one packed call over, which cannot be taken back."""
-        self._last += 1
-        batch = Batch(self._last, (number,), [item], time.monotonic())
+    def call(self, number: int, item: bytes, look_out: bool) -> bool:
+        """Sends one packed call, which cannot be taken back; False if the wire has to be flushed."""
+        self._last = last = self._last + 1
+        batch = Batch(last, (number,), [item], time.monotonic())
         batch.alone = True
-        self.wire.put(wire.CALL, batch.number, 1, item)  # first: it may raise
+        how = wire.LOOK_OUT if look_out else wire.SLEEP
+        if large := len(item) > wire.SMALL:
+            self.wire.put(wire.CALL, last, how, item)  # first: it may raise
         self.batches.append(batch)
         if self.left is not None:
             self.left -= 1
+        try:
+            return self.wire.flush() if large else self.wire.send(wire.CALL, last, how, item)
+        except OSError:  # it is dead: its pidfd says so, or its socket
+            return True
+        finally:
+            if self._words is not None:
+                self._words[3] = last  # for one that looks out
 
     def regain(self) -> list[Batch]:
         """Takes back the batches that it has not begun: all but those whose token it has."""
@@ -232,6 +243,8 @@ class Worker:
             with suppress(OSError):
                 os.close(fd)
         if self._page is not None:
+            if self._words is not None:
+                self._words.release()
             self._page.close()
 
 

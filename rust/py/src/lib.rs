@@ -26,6 +26,7 @@ mod ops;
 mod probe;
 mod pull;
 mod rawtype;
+mod results;
 mod rt;
 mod scope;
 mod select;
@@ -239,6 +240,8 @@ mod _gorun {
     use crate::probe::_probe;
     #[pymodule_export]
     use crate::pull::_pull;
+    #[pymodule_export]
+    use crate::results::PyResults;
     #[pymodule_export]
     use crate::scope::{_cancel_again, _cancellable, _shield_enter, _shield_exit, PyScope};
     #[pymodule_export]
