@@ -274,7 +274,7 @@ impl Job for SelectWork {
         self.select.aside();
     }
     fn confirm(&mut self) -> bool {
-        self.done = self.select.delist(random());
+        self.done = self.select.settle(random());
         true
     }
     fn result(&mut self) -> Res<*mut PyObject> {
