@@ -27,6 +27,9 @@ pub struct Local {
     pub spare_op: Cell<*mut PyObject>,
     /// The same with a work.
     pub spare_full: Cell<*mut PyObject>,
+    /// The methods of a Mutex that `async with` has bound (`ops/enter.rs`).
+    pub spare_enter: Cell<*mut PyObject>,
+    pub spare_exit: Cell<*mut PyObject>,
     /// A StopIteration that has ended (`ops/stop.rs`).
     #[cfg(Py_3_12)]
     pub spare_stop: Cell<*mut PyObject>,
@@ -58,6 +61,8 @@ thread_local! {
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
             spare_full: Cell::new(null_mut()),
+            spare_enter: Cell::new(null_mut()),
+            spare_exit: Cell::new(null_mut()),
             spare_select: Cell::new(null_mut()),
             random: Cell::new(0),
             #[cfg(Py_3_12)]
