@@ -35,6 +35,9 @@ pub struct Local {
     pub spare_stop: Cell<*mut PyObject>,
     /// A select's memory, without cases (`select.rs`).
     pub spare_select: Cell<*mut SelectWork>,
+    /// A Selected that died (`select/selected.rs`).
+    #[cfg(not(any(Py_GIL_DISABLED, Py_3_14)))]
+    pub spare_selected: Cell<*mut PyObject>,
     /// The last random number.
     pub random: Cell<u64>,
     /// Our objects that die just now.
@@ -64,6 +67,8 @@ thread_local! {
             spare_enter: Cell::new(null_mut()),
             spare_exit: Cell::new(null_mut()),
             spare_select: Cell::new(null_mut()),
+            #[cfg(not(any(Py_GIL_DISABLED, Py_3_14)))]
+            spare_selected: Cell::new(null_mut()),
             random: Cell::new(0),
             #[cfg(Py_3_12)]
             spare_stop: Cell::new(null_mut()),

@@ -310,6 +310,7 @@ pub fn drop_spare() {
     let full = local().spare_full.replace(null_mut());
     crate::select::drop_spare(local().spare_select.replace(null_mut()));
     super::enter::drop_spare();
+    crate::select::drop_spare_selected();
     #[cfg(Py_3_12)]
     super::stop::drop_spare();
     // SAFETY: freed memory of operations, or null.
