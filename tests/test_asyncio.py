@@ -57,6 +57,46 @@ def test_trying_once_in_a_task() -> None:
     assert asyncio.run(main()) == [False] * 4 + [True]
 
 
+def test_what_goes_on_at_once_makes_no_future() -> None:
+    # Mutation: `start_in_task` does not try.
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        ch: gorun.Chan[int] = gorun.Chan(2)
+        mu = gorun.Mutex()
+        made: list[object] = []
+        loop.create_future = lambda: made.append(0) or asyncio.Future(loop=loop)  # type: ignore
+        await ch.send_many_async([1, 2])
+        assert (await gorun.select_async(ch)).value == 1
+        async with mu:
+            assert await ch.recv_async() == 2
+        with pytest.raises(TimeoutError):
+            await ch.recv_async(0)
+        n = len(made)
+        with pytest.raises(TimeoutError):
+            await ch.recv_async(0.001)
+        assert len(made) > n
+        return n
+
+    assert asyncio.run(main()) == 0
+
+
+def test_a_part_that_goes_at_once_stays_first() -> None:
+    # Mutation: `arm` tries again before it registers.
+    async def main() -> list[int]:
+        ch: gorun.Chan[int] = gorun.Chan(2)
+
+        async def sender() -> int:
+            return await ch.send_many_async(range(7))
+
+        sending = asyncio.create_task(sender())
+        await asyncio.sleep(0)
+        got = [await ch.recv_async() for _ in range(7)]
+        assert await sending == 7
+        return got
+
+    assert asyncio.run(main()) == list(range(7))
+
+
 def test_the_loop_goes_on_meanwhile() -> None:
     # Mutation: block in `start_foreign`.
     async def main() -> int:

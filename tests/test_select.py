@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,44 @@ def test_answers() -> None:
         select(timeout=0.001)
     with pytest.raises(TimeoutError):
         select(send(None, 1), None, timeout=0)
+
+
+@pytest.mark.no_matrix
+def test_answers_of_any_make_die_alike() -> None:
+    """Made by select, by hand, with other fields, of a subclass, in a long chain.
+
+    Mutations: `drop_places` keeps one with more fields, or a subclass's; it leaves a value; it does
+    not go through `deaths`.
+    """
+
+    class Thing:
+        pass
+
+    class Mine(Selected[Any]):
+        extra = 1
+
+    ch: Chan[Any] = Chan(1)
+    for _ in range(3):
+        seen = []
+        for wrap in (Selected, Mine, lambda i, v, ok: tuple.__new__(Selected, (i, v, ok, i))):
+            thing = Thing()
+            seen.append(weakref.ref(thing))
+            answer: Any = wrap(0, thing, True)
+            assert answer[1] is thing
+            del thing, answer
+            assert select(default=True) == Selected(-1, None, False)
+            kept = Mine(1, 2, True)
+            assert (type(kept), kept.extra, len(kept)) == (Mine, 1, 3)
+        thing = Thing()
+        seen.append(weakref.ref(thing))
+        ch.send(thing)
+        assert select(ch).value is thing
+        del thing
+        assert [ref() for ref in seen] == [None] * 4
+    chain = Selected(0, None, True)
+    for _ in range(200_000):
+        chain = Selected(0, chain, True)  # type: ignore[assignment]
+    del chain
 
 
 def test_a_case_can_be_used_again() -> None:

@@ -8,8 +8,10 @@ Cond and Barrier: test_cond.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -275,6 +277,62 @@ def test_async_with_releases_on_errors() -> None:
     for lock in locks:
         assert lock.acquire(False)
         lock.release()
+
+
+@pytest.mark.no_matrix
+def test_what_async_with_calls_can_be_called_by_hand() -> None:
+    """It is bound, awaited and dropped as other methods and operations are.
+
+    Mutations: a second call of a bound `__aenter__` gives the first one's awaitable; `am_await`
+    takes one that has ended; `call_exit` does not look at what it is given; `dealloc` does not
+    warn, or warns of one that was closed; `is_operation` does not know it.
+    """
+    mu = gorun.Mutex()
+    enter, leave = mu.__aenter__, mu.__aexit__
+
+    async def main() -> None:
+        first, second = enter(), enter()
+        await first
+        assert mu.locked()
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited acquire_async"):
+            await first
+        await leave(None, None, None)
+        await second
+        await gorun.Mutex.__aexit__(mu, None, None, None)
+        await gorun.Mutex.__aenter__(mu)
+        mu.release()
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(mu)
+            assert mu.locked()
+        assert not mu.locked()
+        with pytest.raises(TypeError, match="call it"):
+            await mu.__aenter__
+        with pytest.raises(RuntimeError, match="release unlocked lock"):
+            await leave(None, None, None)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gorun.run(main)
+        asyncio.run(main())
+        enter().close()
+        with pytest.raises(ZeroDivisionError):
+            enter().throw(ZeroDivisionError())
+    assert not mu.locked()
+    op = enter()
+    assert gorun.go(op).result(LIMIT) is None
+    with pytest.raises(RuntimeError, match="awaited already"):
+        gorun.go(op)
+    mu.release()
+    assert gorun.go(enter).result(LIMIT) is None
+    mu.release()
+    with pytest.warns(RuntimeWarning, match="'acquire_async' was never awaited"):
+        mu.__aenter__()
+    for wrong in (gorun.Mutex.__aenter__, gorun.Mutex.__aexit__):
+        with pytest.raises(TypeError, match="not 7"):
+            wrong(7)
+    for call in (enter, mu.__aenter__, lambda x: gorun.Mutex.__aenter__(mu, x)):
+        with pytest.raises(TypeError, match="takes no arguments"):
+            call(1)
 
 
 def test_weakrefs() -> None:

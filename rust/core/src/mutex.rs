@@ -16,7 +16,12 @@
 //! | fork | the child's queue is empty, nobody is told; locked stays locked (as with `threading.Lock`) |
 //! | exit | as every list (`wait.rs`): cancelled, then left; nobody unlocks |
 //!
+//! Where threads run side by side, who finds it locked by another one that is about to let go looks a few times more
+//! before he waits (`try_lock_soon`): a wait costs a switch. Not where somebody waits already: then it is held for longer.
+//!
 //! Invariant, under the lock: if it is free and somebody waits (not aside), one is told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::host::Host;
 use crate::prim::Kept;
@@ -26,6 +31,9 @@ use crate::wait::{List, Node, Wakeup};
 
 /// How long newcomers may pass, in nanoseconds. Go's.
 pub const PATIENCE: u64 = 1_000_000;
+
+/// Looks of `try_lock_soon`, some 20 ns each: together about what a wait costs.
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// A waiter's place.
 #[repr(C)]
@@ -67,6 +75,9 @@ struct Inner {
 /// See the file head.
 pub struct Mutex {
     inner: Kept<Inner>,
+    /// As `Inner::locked`, and whether somebody waits: for looks that decide nothing.
+    looks_locked: AtomicBool,
+    looks_awaited: AtomicBool,
 }
 
 impl Default for Mutex {
@@ -77,6 +88,8 @@ impl Default for Mutex {
                 told: 0,
                 queue: List::new(),
             }),
+            looks_locked: AtomicBool::new(false),
+            looks_awaited: AtomicBool::new(false),
         }
     }
 }
@@ -93,7 +106,33 @@ impl Mutex {
 
     /// Takes it if it is free.
     pub fn try_lock(&self) -> bool {
-        !std::mem::replace(&mut self.inner.lock().locked, true)
+        self.take(&mut self.inner.lock())
+    }
+
+    #[inline]
+    fn take(&self, inner: &mut Inner) -> bool {
+        self.looks_locked.store(true, Ordering::Relaxed);
+        !std::mem::replace(&mut inner.locked, true)
+    }
+
+    /// As `try_lock`, by a goroutine that would have to wait otherwise. Attached; it takes less than a microsecond.
+    #[inline]
+    pub fn try_lock_soon<H: Host>(&self, rt: &'static Runtime<H>) -> bool {
+        self.try_lock() || !H::GIL && rt.procs() > 1 && self.look_again()
+    }
+
+    #[cold]
+    fn look_again(&self) -> bool {
+        for _ in 0..LOOKS {
+            if self.looks_awaited.load(Ordering::Relaxed) {
+                return false;
+            }
+            if !self.looks_locked.load(Ordering::Relaxed) && self.try_lock() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 
     /// Takes it, or registers, under one lock. False: taken.
@@ -113,8 +152,7 @@ impl Mutex {
         let node = &raw mut turn.node;
         // SAFETY: under the lock; pinned by the caller's promise.
         unsafe {
-            if !inner.locked {
-                inner.locked = true;
+            if self.take(&mut inner) {
                 inner.queue.remove(node);
                 return false;
             }
@@ -127,6 +165,7 @@ impl Mutex {
                 inner.queue.insert(node, next);
             }
         }
+        self.looks_awaited.store(true, Ordering::Relaxed);
         true
     }
 
@@ -139,7 +178,7 @@ impl Mutex {
         if std::mem::take(&mut turn.told) {
             inner.told = 0;
         }
-        !std::mem::replace(&mut inner.locked, true)
+        self.take(&mut inner)
     }
 
     /// Takes a waiter out: its wait ended otherwise.
@@ -172,7 +211,11 @@ impl Mutex {
             if !inner.locked {
                 return Err(NotLocked);
             }
-            inner.pass(|| rt.now())
+            let woken = inner.pass(|| rt.now());
+            self.looks_locked.store(inner.locked, Ordering::Relaxed);
+            self.looks_awaited
+                .store(!inner.queue.is_empty(), Ordering::Relaxed);
+            woken
         };
         woken.wake(rt);
         Ok(())

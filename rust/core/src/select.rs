@@ -8,7 +8,8 @@
 //! The winner of a select that waited is the case whose place has a fate: deliverers write it before they fire and take
 //! it back if they lost, under the channel's lock. So the owner takes its places out of all channels first (each under
 //! its lock), then looks: exactly one has a fate. A latch has no place; if no place has a fate the latch that is closed
-//! has won.
+//! has won. Where there are no latches and the wait ended as Ready, the last case that is left has won if no other has:
+//! whoever fired it took its node out before, under the lock, and the firing hands its place over (`settle`).
 //!
 //! A select that is woken by one case while another became ready too answers the first: what is ready together when it
 //! is called is chosen among uniformly.
@@ -304,6 +305,30 @@ impl<T, C: AsRef<Chan<T>>, L: Event> Select<T, C, L> {
             .filter_map(|(i, c)| ended(c).then_some(i))
             .collect();
         (!ended.is_empty()).then(|| ended[mixed(random, 1) % ended.len()])
+    }
+
+    /// As `delist`, after the wait ended as Ready, with one lock less where it can be had.
+    pub fn settle(&mut self, random: u64) -> Option<usize> {
+        let is_chan = |c: &Case<T, C, L>| matches!(c.on, On::Chan(..));
+        if self.cases.iter().any(|c| matches!(c.on, On::Latch(_))) {
+            return self.delist(random);
+        }
+        let last = self.cases.iter().rposition(is_chan)?;
+        let mut won = None;
+        for (i, Case { on, place, .. }) in self.cases.iter_mut().enumerate() {
+            if let On::Chan(side, ch) = on {
+                if i == last && won.is_none() {
+                    debug_assert_ne!(place.fate, Fate::Open);
+                    return Some(i);
+                }
+                // SAFETY: given to this channel for this side, or to none.
+                unsafe { ch.as_ref().delist(*side, place) };
+                if place.fate != Fate::Open {
+                    won = Some(i);
+                }
+            }
+        }
+        won
     }
 
     fn lock(&mut self) {

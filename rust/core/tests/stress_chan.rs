@@ -96,7 +96,7 @@ unsafe impl Attempt for Choose {
         self.select.aside();
     }
     fn confirm(&mut self) -> bool {
-        self.won = self.select.delist(0);
+        self.won = self.select.settle(0);
         assert!(self.won.is_some(), "woken for nothing");
         true
     }

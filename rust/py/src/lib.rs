@@ -126,6 +126,8 @@ fn _max_threads(n: u32) -> u32 {
 #[pyfunction]
 fn _init(py: Python<'_>, procs: u32, max_threads: u32) {
     errors::look_up(py);
+    // SAFETY: attached, at import; a class.
+    unsafe { select::install_selected(errors::selected(py).cast()) };
     if std::env::var("GORUN_FENCES").is_ok_and(|v| v == "full") {
         gorun_core::prim::asym::switch_off();
     }

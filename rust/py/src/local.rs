@@ -30,11 +30,17 @@ pub struct Local {
     pub spare_op: Cell<*mut PyObject>,
     /// The same with a work.
     pub spare_full: Cell<*mut PyObject>,
+    /// The methods of a Mutex that `async with` has bound (`ops/enter.rs`).
+    pub spare_enter: Cell<*mut PyObject>,
+    pub spare_exit: Cell<*mut PyObject>,
     /// A StopIteration that has ended (`ops/stop.rs`).
     #[cfg(Py_3_12)]
     pub spare_stop: Cell<*mut PyObject>,
     /// A select's memory, without cases (`select.rs`).
     pub spare_select: Cell<*mut SelectWork>,
+    /// A Selected that died (`select/selected.rs`).
+    #[cfg(not(any(Py_GIL_DISABLED, Py_3_14)))]
+    pub spare_selected: Cell<*mut PyObject>,
     /// The last random number.
     pub random: Cell<u64>,
     /// Our objects that die just now.
@@ -62,7 +68,11 @@ thread_local! {
             foreign_yield: Cell::new(null_mut()),
             spare_op: Cell::new(null_mut()),
             spare_full: Cell::new(null_mut()),
+            spare_enter: Cell::new(null_mut()),
+            spare_exit: Cell::new(null_mut()),
             spare_select: Cell::new(null_mut()),
+            #[cfg(not(any(Py_GIL_DISABLED, Py_3_14)))]
+            spare_selected: Cell::new(null_mut()),
             random: Cell::new(0),
             #[cfg(Py_3_12)]
             spare_stop: Cell::new(null_mut()),

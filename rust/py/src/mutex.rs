@@ -26,10 +26,17 @@ struct Obj {
     weakrefs: *mut PyObject,
 }
 
-unsafe fn of<'a>(o: *mut PyObject) -> &'a Mutex {
+/// The core of a Mutex object.
+///
+/// # Safety
+/// `o` is one, and outlives the result.
+pub unsafe fn of<'a>(o: *mut PyObject) -> &'a Mutex {
     // SAFETY: a Mutex object; the box lives as long as it.
     unsafe { &*(*o.cast::<Obj>()).mutex }
 }
+
+/// What a lock that is awaited is called in messages.
+pub const ACQUIRE: &str = "acquire_async";
 
 /// Waits to lock.
 pub struct LockWork {
@@ -61,7 +68,7 @@ impl LockWork {
 
 impl Job for LockWork {
     fn name(&self) -> &'static str {
-        "acquire_async"
+        ACQUIRE
     }
     fn reason(&self) -> WaitReason {
         WaitReason::Mutex
@@ -183,11 +190,13 @@ unsafe extern "C" fn enter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
     guard(|| blocking(o, None))
 }
 
-unsafe extern "C" fn aenter(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    guard(|| ops::make(|| LockWork::work(o, true, false), None))
+/// The work of `async with`.
+pub fn entering(o: *mut PyObject) -> Work {
+    LockWork::work(o, true, false)
 }
 
-fn unlock(o: *mut PyObject) -> Res<*mut PyObject> {
+/// `release()`, whoever calls it.
+pub fn unlock(o: *mut PyObject) -> Res<*mut PyObject> {
     // SAFETY: a Mutex.
     match unsafe { of(o) }.unlock(rt()) {
         Ok(()) => Ok(none()),
@@ -206,18 +215,6 @@ unsafe extern "C" fn exit(
     _: *mut PyObject,
 ) -> *mut PyObject {
     guard(|| unlock(o))
-}
-
-unsafe extern "C" fn aexit(
-    o: *mut PyObject,
-    _: *const *mut PyObject,
-    _: ffi::Py_ssize_t,
-    _: *mut PyObject,
-) -> *mut PyObject {
-    guard(|| {
-        unlock(o)?;
-        ops::make_ready()
-    })
 }
 
 unsafe extern "C" fn locked(o: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
@@ -306,10 +303,10 @@ True while it is locked.
 False
 "),
                 noargs(c"__enter__", enter, c"__enter__($self, /)\n--\n\nacquire()"),
-                noargs(c"__aenter__", aenter, c"__aenter__($self, /)\n--\n\nacquire_async()"),
                 fast(c"__exit__", exit, c"__exit__($self, /, *args)\n--\n\nrelease()"),
-                fast(c"__aexit__", aexit, c"__aexit__($self, /, *args)\n--\n\nrelease()"),
             ]);
-        })
+        })?;
+        // What `async with` calls is bound in a way of its own.
+        ops::install_enter()
     }
 }

@@ -30,7 +30,7 @@ impl StaticType {
         self.0.get()
     }
 
-    /// Fills in name and size, then what `fill` sets, then the flags (seen by the collector if it can traverse), and hands it to the interpreter.
+    /// Fills in name and size, then what `fill` sets, then the flags (seen by the collector if it can traverse; called by vectors if it says where; a method if it binds too), and hands it to the interpreter.
     ///
     /// # Safety
     /// Once, attached; what `fill` points at lives for ever.
@@ -49,14 +49,17 @@ impl StaticType {
             t.tp_doc = doc.as_ptr();
             t.tp_basicsize = size as ffi::Py_ssize_t;
             fill(t);
+            let on = |yes: bool, flag| if yes { flag } else { 0 };
+            let vectorcall = t.tp_vectorcall_offset > 0;
             set_flags(
                 t,
                 ffi::Py_TPFLAGS_DEFAULT
-                    | if t.tp_traverse.is_some() {
-                        ffi::Py_TPFLAGS_HAVE_GC
-                    } else {
-                        0
-                    },
+                    | on(t.tp_traverse.is_some(), ffi::Py_TPFLAGS_HAVE_GC)
+                    | on(vectorcall, ffi::Py_TPFLAGS_HAVE_VECTORCALL)
+                    | on(
+                        vectorcall && t.tp_descr_get.is_some(),
+                        ffi::Py_TPFLAGS_METHOD_DESCRIPTOR,
+                    ),
             );
             if ffi::PyType_Ready(self.0.get()) < 0 {
                 Err(Raised)

@@ -16,13 +16,17 @@ use crate::args::timeout;
 use crate::body::{Ext, Owned};
 use crate::chan::{ChanRef, closed, ends, is_chan};
 use crate::door;
-use crate::errors::{self, Raised, Res, attached, guard, repr, timeout_error, type_error};
+use crate::errors::{Raised, Res, guard, repr, timeout_error, type_error};
 use crate::goroutine;
 use crate::local::local;
 use crate::ops;
 use crate::rawtype::StaticType;
 use crate::rt::rt;
 use crate::work::{Job, Work, has_ended, latch_of, none};
+
+mod selected;
+use selected::selected;
+pub use selected::{drop_spare as drop_spare_selected, install as install_selected};
 
 /// The classes of `recv(ch)` and `send(ch, v)`.
 static RECV_CASE: StaticType = StaticType::new();
@@ -214,27 +218,6 @@ unsafe fn parse(
     }
 }
 
-/// `Selected(index, value, ok)`. Takes over `value`.
-fn selected(index: isize, value: *mut PyObject, ok: bool) -> Res<*mut PyObject> {
-    // SAFETY: attached; a subclass of tuple without fields of its own.
-    unsafe {
-        let t = errors::selected(attached()).cast::<ffi::PyTypeObject>();
-        let o = ffi::PyType_GenericAlloc(t, 3);
-        if o.is_null() {
-            ffi::Py_DECREF(value);
-            return Err(Raised);
-        }
-        #[cfg(Py_3_14)] // tuples keep their hash; -1: not known yet
-        {
-            (*o.cast::<ffi::PyTupleObject>()).ob_hash = -1;
-        }
-        ffi::PyTuple_SET_ITEM(o, 0, ffi::PyLong_FromSsize_t(index));
-        ffi::PyTuple_SET_ITEM(o, 1, value);
-        ffi::PyTuple_SET_ITEM(o, 2, ffi::PyBool_FromLong(ok.into()));
-        Ok(o)
-    }
-}
-
 impl Job for SelectWork {
     fn name(&self) -> &'static str {
         "select_async"
@@ -274,7 +257,7 @@ impl Job for SelectWork {
         self.select.aside();
     }
     fn confirm(&mut self) -> bool {
-        self.done = self.select.delist(random());
+        self.done = self.select.settle(random());
         true
     }
     fn result(&mut self) -> Res<*mut PyObject> {

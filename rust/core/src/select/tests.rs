@@ -234,7 +234,10 @@ impl World {
     }
 
     fn delist(&mut self, i: usize, told: Option<Told>) {
-        let k = self.selects[i].delist(0);
+        let k = match told {
+            Some(_) => self.selects[i].settle(0),
+            None => self.selects[i].delist(0),
+        };
         match told {
             // Of several cases of one latch any.
             Some(t) => match self.whats[i][t.case] {
@@ -336,7 +339,7 @@ impl World {
 
 /// Selects of any cases in any order (a channel twice, both sides of one, latches, nil), some late or aside: exactly one
 /// case of each happens, one that was ready, and the channels are the model's. Mutations: `leave_channels` is left out;
-/// `delist` leaves out those that did not win; `aside` forgets a case; `poll` registers before it has tried all; a
+/// `delist` or `settle` leaves out those that did not win; `settle` takes the first for the last; `aside` forgets a case; `poll` registers before it has tried all; a
 /// deliverer that lost leaves the fate as it is.
 #[test]
 fn exactly_one_case_happens() {
@@ -439,7 +442,7 @@ fn a_select_does_not_meet_itself() {
                 (won, left)
             }
         };
-        assert_eq!((crew.woken(), s.delist(0)), (vec![0], Some(won)));
+        assert_eq!((crew.woken(), s.settle(0)), (vec![0], Some(won)));
         let left: Vec<_> = s.cases.iter().map(|c| c.place.value).collect();
         assert_eq!(left, values);
         let nobody = Err(Blocked::Wait);
@@ -461,7 +464,7 @@ fn a_select_meets_a_select() {
         wait(&mut crew, 0, &mut first);
         let k = second.attempt(crew.rt, i).unwrap();
         seen[k] += 1;
-        assert_eq!((crew.woken(), first.delist(0)), (vec![0], Some(1 - k)));
+        assert_eq!((crew.woken(), first.settle(0)), (vec![0], Some(1 - k)));
         let values = |s: &Sel| [s.cases[0].place.value, s.cases[1].place.value];
         let expected = if k == 0 {
             ([Some(1), Some(2)], [None, None])
@@ -497,7 +500,7 @@ fn a_latch_ends_a_select() {
             wait(&mut crew, 0, &mut s);
             if when == 1 {
                 assert!(latch.0.close(crew.rt));
-                assert_eq!((crew.woken(), s.delist(0)), (vec![0], Some(1)));
+                assert_eq!((crew.woken(), s.settle(0)), (vec![0], Some(1)));
             } else {
                 s.aside();
                 assert!(crew.expire(0) && latch.0.close(crew.rt));
@@ -567,7 +570,7 @@ fn of_several_latches_any_may_win() {
         wait(&mut crew, 0, &mut s);
         assert!(latches.iter().all(|l| l.0.close(crew.rt)));
         assert_eq!(crew.woken(), vec![0]);
-        seen[s.delist(random).unwrap() - 1] += 1;
+        seen[s.settle(random).unwrap() - 1] += 1;
     }
     assert!(seen.iter().all(|n| *n > 10), "{seen:?}");
 }
@@ -587,7 +590,7 @@ fn cases_of_one_channel_are_met_in_any_order() {
         crew.park(0);
         assert_eq!(a.try_send(crew.rt, &mut Place::with(7)), Ok(()));
         assert_eq!(crew.woken(), vec![0]);
-        seen[s.delist(0).unwrap()] += 1;
+        seen[s.settle(0).unwrap()] += 1;
     }
     assert_eq!(seen[1], 0);
     for k in [0, 2, 3] {

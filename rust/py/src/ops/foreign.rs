@@ -18,9 +18,20 @@ use crate::rt::rt;
 use crate::work::{Job, none};
 
 impl Op {
-    /// First beat in an asyncio task: the rest is done by a coroutine of the bridge, which arms and withdraws.
+    /// First beat in an asyncio task: tries. What has to wait is driven by a coroutine of the bridge, which arms and
+    /// withdraws; to make one, and a future of the loop, takes several times as long as a receive.
     pub(super) fn start_in_task(self, is_loop: *mut PyObject) -> Res<Step> {
         let py = attached();
+        self.head().state = State::Ended; // unless it waits below
+        crate::go::started()?;
+        if let Some(w) = self.work() {
+            if w.attempt()? {
+                return w.result().map(Step::Return);
+            }
+            if self.head().limit == 0 {
+                return w.timed_out().map(Step::Return);
+            }
+        }
         self.head().state = State::Foreign;
         // SAFETY: attached, valid objects.
         let coroutine = unsafe {
@@ -96,23 +107,8 @@ impl Op {
                 !self.settle() && self.register(callback),
             ));
         }
-        let limit = self.head().limit;
-        match self.work() {
-            None if limit == 0 => return Ok(none()),
-            None => {}
-            Some(w) => {
-                let found = if w.attempt()? {
-                    Found::Happened
-                } else if limit == 0 {
-                    Found::TimedOut
-                } else {
-                    Found::Nothing
-                };
-                self.head().found = found;
-                if found != Found::Nothing {
-                    return Ok(crate::work::boolean(false));
-                }
-            }
+        if self.work().is_none() && self.head().limit == 0 {
+            return Ok(none());
         }
         self.start_clock();
         Ok(crate::work::boolean(self.register(callback)))

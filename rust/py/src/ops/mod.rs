@@ -21,6 +21,7 @@
 //! - A goroutine's operation is touched by the M that runs the goroutine only.
 //! - Plain operations (sleeps and yields) have a head only: an `Op` says by its type whether a work lies behind it.
 
+mod enter;
 mod foreign;
 mod nap;
 mod quick;
@@ -50,6 +51,7 @@ use crate::rt::{PyG, current_goroutine, rt};
 use crate::select::SelectWork;
 use crate::work::{Job, Work, none};
 
+pub use enter::install as install_enter;
 pub use nap::{Asked, Nap};
 pub use slots::{drop_spare, init, make_ready};
 pub use told::PyTold;
@@ -140,7 +142,7 @@ fn nanos(limit: Option<Duration>) -> u64 {
 pub fn is_operation(o: *mut PyObject) -> bool {
     // SAFETY: attached; an object.
     let t = unsafe { ffi::Py_TYPE(o) };
-    t == WORKING.get() || t == PLAIN.get()
+    t == WORKING.get() || t == PLAIN.get() || enter::is_called(o)
 }
 
 /// True if it was awaited.
@@ -148,6 +150,9 @@ pub fn is_operation(o: *mut PyObject) -> bool {
 /// # Safety
 /// An operation, which nobody drives now.
 pub unsafe fn was_awaited(o: *mut PyObject) -> bool {
+    if enter::is_called(o) {
+        return enter::was_awaited(o);
+    }
     Op(o.cast()).head().state != State::New
 }
 

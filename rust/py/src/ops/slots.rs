@@ -47,7 +47,7 @@ fn stop(value: *mut PyObject) {
     }
 }
 
-unsafe extern "C" fn iternext(this: *mut PyObject) -> *mut PyObject {
+pub(super) unsafe extern "C" fn iternext(this: *mut PyObject) -> *mut PyObject {
     let mut done = None;
     let r = guard(|| match stepped(this)? {
         Step::Yield => Ok(yielded(this)),
@@ -92,7 +92,7 @@ fn told_apart(raised: Raised) -> Raised {
     raised
 }
 
-unsafe extern "C" fn am_send(
+pub(super) unsafe extern "C" fn am_send(
     this: *mut PyObject,
     _value: *mut PyObject,
     result: *mut *mut PyObject,
@@ -140,7 +140,7 @@ fn itself(op: Op) -> *mut PyObject {
     guard(|| Err(reused(op.name())))
 }
 
-unsafe extern "C" fn send(this: *mut PyObject, _v: *mut PyObject) -> *mut PyObject {
+pub(super) unsafe extern "C" fn send(this: *mut PyObject, _v: *mut PyObject) -> *mut PyObject {
     // SAFETY: as `iternext`.
     let r = unsafe { iternext(this) };
     // SAFETY: attached.
@@ -151,7 +151,7 @@ unsafe extern "C" fn send(this: *mut PyObject, _v: *mut PyObject) -> *mut PyObje
     r
 }
 
-unsafe extern "C" fn throw(
+pub(super) unsafe extern "C" fn throw(
     this: *mut PyObject,
     args: *const *mut PyObject,
     n: ffi::Py_ssize_t,
@@ -215,7 +215,7 @@ unsafe fn thrown(exc: *mut PyObject, value: *mut PyObject) -> Raised {
     Raised
 }
 
-unsafe extern "C" fn close(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+pub(super) unsafe extern "C" fn close(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     guard(|| {
         let op = Op(this.cast());
         let inner = op.head().inner;
@@ -323,6 +323,8 @@ pub fn drop_spare() {
     let spare = local().spare_op.replace(null_mut());
     let full = local().spare_full.replace(null_mut());
     crate::select::drop_spare(local().spare_select.replace(null_mut()));
+    super::enter::drop_spare();
+    crate::select::drop_spare_selected();
     #[cfg(Py_3_12)]
     super::stop::drop_spare();
     // SAFETY: freed memory of operations, or null.
@@ -334,7 +336,7 @@ pub fn drop_spare() {
     }
 }
 
-fn warn_unawaited(name: &str) {
+pub(super) fn warn_unawaited(name: &str) {
     aside(|| {
         let text = std::ffi::CString::new(format!("gorun operation '{name}' was never awaited"))
             .unwrap_or_default();
@@ -534,11 +536,11 @@ pub unsafe fn init() -> Res<()> {
             t.tp_as_async = as_async;
         })?;
         nap::init()?;
-        let p = ffi::PyObject_New::<PyObject>(READY.get());
-        if p.is_null() {
-            return Err(Raised);
-        }
-        crate::settled::settle_if_on(p);
+        super::enter::init()?;
+        // Immortal where the interpreter has that (all threads meet on it); before 3.12 kept by a reference of its own.
+        let mut ready = ffi::PyObject_HEAD_INIT;
+        ready.ob_type = READY.get();
+        let p = forever(ready);
         THE_READY.store(p, std::sync::atomic::Ordering::Relaxed);
     }
     Ok(())
