@@ -8,9 +8,9 @@ from types import CoroutineType
 from typing import Any
 
 import pytest
+from tests import _child
 
 import gorun
-from tests import _child
 
 LONG = 3600.0
 
