@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from types import CoroutineType
@@ -91,6 +92,27 @@ def test_a_second_nap_in_one_goroutine_has_an_object() -> None:
         return got
 
     assert gorun.run(main) == ["awake", "awake"]
+    assert gorun.stats().timers == 0
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_nap_by_hand_that_its_goroutine_leaves(waits: bool) -> None:
+    """Its timer is gone when the goroutine waits again, or ends.
+
+    Mutation: `add_timer` over an entry that is there; `end` without `nap_left`.
+    """
+    kept: list[Any] = []
+
+    async def main() -> None:
+        inner: Any = nap(LONG)
+        inner.send(None)
+        kept.append(inner)
+        if waits:
+            await nap(0.001)
+
+    gorun.run(main)
+    assert gorun.stats().timers == 0
+    kept.pop().close()
 
 
 def test_a_cancel_cuts_a_nap_and_is_delivered_once() -> None:
@@ -112,6 +134,7 @@ def test_a_cancel_cuts_a_nap_and_is_delivered_once() -> None:
 
 
 @needs_free_threads
+@pytest.mark.skipif(os.environ.get("GORUN_IMMORTAL") == "off", reason="switched off")
 def test_our_functions_are_not_counted() -> None:
     """Mutation: `settle_module` skips functions, or the methods of types."""
     uncounted = sys.getrefcount(None)
