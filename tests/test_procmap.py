@@ -393,7 +393,7 @@ def test_initializer_runs_once_in_each_worker() -> None:
 @pytest.mark.parametrize("chunk", [None, 5])
 def test_max_tasks_per_child_replaces_a_worker(chunk: int | None) -> None:
     """No process runs more than so many items. Mutation: `left` is never counted down."""
-    found = list(pmap(lambda n: os.getpid(), range(20), max_tasks_per_child=3, chunk=chunk))
+    found = list(pmap(lambda n: os.getpid(), range(8), max_tasks_per_child=3, chunk=chunk))
     assert max(collections.Counter(found).values()) <= 3
 
 
