@@ -290,7 +290,7 @@ class Worker:
         """In a process that an item has forked: only the item is its own; then it ends (`flush`)."""
         self.wire.sock.close()
         self.page = self.memory = None
-        self.sending._at_fork_reinit()  # the helper may have had it
+        self.sending._at_fork_reinit()  # type: ignore[attr-defined]  # as in `Batch`
         if self.batch is not None:
             self.batch.forked()
 

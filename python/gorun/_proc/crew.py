@@ -650,7 +650,9 @@ class Crew(Inbox):
             if self.lead.park():
                 self._client.wake()
                 continue
-            self._asleep = True  # before it looks whether it was roused: `rouse` looks at both in turn
+            self._asleep = (
+                True  # before it looks whether it was roused: `rouse` looks at both in turn
+            )
             if self._roused:
                 self._asleep = self._roused = False
                 self._client.wake()
