@@ -189,6 +189,59 @@ def test_shutdown_meanwhile(tmp_path: Path) -> None:
     executor.shutdown()
 
 
+def test_who_leads_while_an_executor_ends_sleeps(tmp_path: Path) -> None:
+    """The last calls may take long. Mutation: `_is_over` where calls are known."""
+    executor = Executor(1, on="process")
+    seen = in_thread(executor.submit(waits_for, str(tmp_path / "go")))
+    until(lambda: leader(executor).who is not None)
+    executor.shutdown(wait=False)
+    assert turns(executor, tmp_path) < 20
+    assert seen.result(LONG) is None
+    executor.shutdown()
+
+
+def test_who_leads_beside_a_slow_callback_sleeps(executor: Executor, tmp_path: Path) -> None:
+    """Another one waits for the thread, which will come to it by itself.
+
+    Mutation: `rouse` writes into the pipe always.
+    """
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(_: object) -> None:
+        entered.set()
+        go.wait(LONG)
+
+    called = threading.Event()
+    executor.submit(abs, 1).add_done_callback(slow)
+    assert entered.wait(LONG)
+    executor.submit(abs, -3).add_done_callback(lambda _: called.set())
+    seen = in_thread(executor.submit(waits_for, str(tmp_path / "go")))
+    until(lambda: executor._team.pool._calls._mine)  # type: ignore[union-attr]
+    assert turns(executor, tmp_path) < 20
+    assert not called.is_set()
+    go.set()
+    assert called.wait(LONG)
+    assert seen.result(LONG) is None
+
+
+def turns(executor: Executor, folder: Path) -> int:
+    """How often the workers are seen to in 0.2 seconds of a call; then it ends."""
+    crew: Any = executor._team.pool._calls.crew  # type: ignore[union-attr]
+    see, seen = crew._see, []
+
+    def watch(events: Any) -> None:
+        seen.append(events)
+        see(events)
+
+    crew._see = watch
+    try:
+        time.sleep(0.2)
+        return len(seen)
+    finally:
+        (folder / "go").touch()
+        del crew._see
+
+
 def test_ctrl_c_loses_nothing() -> None:
     """At any moment of a wait: the executor and all its calls go on.
 

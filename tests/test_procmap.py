@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from tests import _child
 from tests._mapping import Counted
-from tests._procs import until
+from tests._procs import alive, note, until
 
 import gorun
 from gorun._gorun import _pull
@@ -393,7 +393,7 @@ def test_initializer_runs_once_in_each_worker() -> None:
 @pytest.mark.parametrize("chunk", [None, 5])
 def test_max_tasks_per_child_replaces_a_worker(chunk: int | None) -> None:
     """No process runs more than so many items. Mutation: `left` is never counted down."""
-    found = list(pmap(lambda n: os.getpid(), range(20), max_tasks_per_child=3, chunk=chunk))
+    found = list(pmap(lambda n: os.getpid(), range(8), max_tasks_per_child=3, chunk=chunk))
     assert max(collections.Counter(found).values()) <= 3
 
 
@@ -441,22 +441,25 @@ def test_what_one_map_has_changed_is_not_the_nexts(tmp_path: Path) -> None:
     assert list(pmap(look, [0], workers=1)) == [(pid, os.getcwd(), None)]
 
 
-def test_an_item_that_forks(tmp_path: Path) -> None:
-    """The fork has the item, and is no second worker: it answers nothing and takes nothing more.
+@pytest.mark.parametrize("chunk", [1, 20, 200])
+def test_an_item_that_forks(chunk: int, tmp_path: Path) -> None:
+    """The fork has the item, and is no second worker: it answers nothing, takes nothing more, and ends.
 
-    Mutation: `forked` does not close the socket; it does not clear the items.
+    Mutations: `forked` does not close the socket; it does not clear the items, nor set their end.
     """
 
     def fork(n: int) -> int:
-        if n == 5:
-            os.fork()
+        if n == 5 and os.fork() == 0:
+            note(tmp_path, "fork")
         with open(tmp_path / str(n), "a") as file:
             file.write("x")
         return n
 
-    assert list(pmap(fork, range(40), workers=1, chunk=20)) == list(range(40))
+    count = max(2 * chunk, 40)
+    assert list(pmap(fork, range(count), workers=1, chunk=chunk)) == list(range(count))
     until(lambda: (tmp_path / "5").read_text() == "xx")
-    assert [(tmp_path / str(n)).read_text() for n in (4, 6, 39)] == ["x"] * 3
+    until(lambda: not alive(int((tmp_path / "fork").read_text())))
+    assert {(tmp_path / str(n)).read_text() for n in range(count) if n != 5} == {"x"}
 
 
 def test_inside_a_worker() -> None:

@@ -24,7 +24,7 @@ from tests import _child
 from tests._procs import HANG, alive, note, until
 
 import gorun
-from gorun._proc import crew, warm
+from gorun._proc import crew, warm, worker
 
 pmap = functools.partial(gorun.map, on="process")
 
@@ -479,6 +479,26 @@ def test_the_rest_is_killed(way: Callable[[Any], None], tmp_path: Path) -> None:
         until(lambda pid=int(path.name): not alive(pid))  # type: ignore[misc]
 
 
+def test_who_takes_long_to_die_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No zombie is left, though the end of the map does not wait for it. Mutation: no `_reap`."""
+
+    def item(n: int) -> None:
+        note(tmp_path, os.getpid())
+        time.sleep(HANG * 10)
+
+    m = pmap(item, range(2), workers=1)
+    thread = threading.Thread(target=list, args=(m,))
+    thread.start()
+    until(lambda: list(tmp_path.glob("[0-9]*")))
+    monkeypatch.setattr(worker, "REAP_SECONDS", 0)
+    m.close()
+    thread.join()
+    (pid,) = tmp_path.glob("[0-9]*")
+    until(lambda: not Path(f"/proc/{pid.name}").exists())
+
+
 def test_close_from_another_thread_ends_a_wait() -> None:
     """Mutation: `end` does not wake who is in `serve`."""
     m = pmap(time.sleep, [HANG * 10] * 2)
@@ -612,7 +632,7 @@ def test_no_worker_outlives_the_interpreter() -> None:
     """
     out = _child.run(
         """
-        from gorun._proc import crew, warm
+        from gorun._proc import crew, warm, worker
         list(gorun.map(abs, range(3), on="process"))
         m = gorun.map(time.sleep, [0, 3600, 3600], on="process", workers=3)
         next(m)
@@ -628,7 +648,7 @@ def test_a_forked_child_starts_its_own() -> None:
     """A child has none of its parent's workers, and harms none. Mutation: `_forget` is not called."""
     out = _child.run(
         """
-        from gorun._proc import crew, warm
+        from gorun._proc import crew, warm, worker
         m = gorun.map(abs, range(-100, 0), on="process", buffer=4)
         next(m)
         before = set(warm.pids())

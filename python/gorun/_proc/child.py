@@ -119,6 +119,13 @@ class Batch:
             del self.items[self.end :]  # where iterators over it stop
         return back
 
+    def forked(self) -> None:
+        """In a process that an item has forked: nothing more is begun, or noted in the parent's page."""
+        self._page = None
+        self.claim._at_fork_reinit()  # type: ignore[attr-defined]  # the helper may have had it
+        self.end = self.begun
+        self.items.clear()  # what is left of a step
+
     def taken(self) -> Iterator[Any]:
         """The items, each noted before it is run."""
         items, claim, page = self.items, self.claim, self._page
@@ -165,7 +172,7 @@ class Batch:
     def steps(self) -> Iterator[Iterator[Any]]:
         """As `taken`, STEP items at a time. Each line here is paid for by those."""
         acquire, release = self.claim.acquire, self.claim.release
-        page, rest, begun, last = self._page, iter(self.items), 0, False
+        rest, begun, last = iter(self.items), 0, False
         while not last:
             acquire()
             begun += STEP
@@ -173,7 +180,7 @@ class Batch:
                 begun, last = self.end, True
             self.begun = begun
             release()
-            if page is not None:
+            if (page := self._page) is not None:  # looked for anew: an item may have forked
                 page[1] = begun
             yield islice(rest, STEP)
         self.ended = True
@@ -283,8 +290,9 @@ class Worker:
         """In a process that an item has forked: only the item is its own; then it ends (`flush`)."""
         self.wire.sock.close()
         self.page = self.memory = None
+        self.sending._at_fork_reinit()  # type: ignore[attr-defined]  # as in `Batch`
         if self.batch is not None:
-            self.batch.items.clear()
+            self.batch.forked()
 
     def take_job(self, frame: Any) -> None:
         """Unpickles what is to be done, and runs its initializer."""

@@ -109,6 +109,8 @@ class Crew(Inbox):
         self._due: float | None = None  # when to look at late batches
         self._thread: threading.Thread | None = None
         self._thread_id = 0  # while it runs: numbers are given again
+        self._asleep = False  # the thread waits for workers, or is about to
+        self._roused = False  # ... and is to call the client's `wake`
         self._pid = os.getpid()
 
     # ---- from outside -------------------------------------------------------------------------
@@ -253,6 +255,8 @@ class Crew(Inbox):
             return
         if lead:
             self._lookout.took(_clock() - began)
+        elif self.is_mine:
+            self._asleep = False
         held = hold()
         try:
             with self._turn:
@@ -307,9 +311,15 @@ class Crew(Inbox):
             os.write(self._wake_in, b"\0")
 
     def rouse(self) -> None:
-        """Has the crew's thread call the client's `wake`."""
+        """Has the crew's thread call the client's `wake`; see lead.py.
+
+        A leader that calls this reads the pipe itself: it would come here again and again while the thread
+        runs a callback.
+        """
+        self._roused = True
         self.lead.unpark()
-        self.wake()
+        if self._asleep:
+            self.wake()
 
     def help(self, who: object, done: Callable[[], bool], timeout: float | None) -> None:
         """Leads until `done`, or for `timeout` seconds; returns early where that cannot be."""
@@ -638,6 +648,13 @@ class Crew(Inbox):
         self._thread_id = get_ident()
         while not (self._tidied or warm.is_over()):
             if self.lead.park():
+                self._client.wake()
+                continue
+            self._asleep = (
+                True  # before it looks whether it was roused: `rouse` looks at both in turn
+            )
+            if self._roused:
+                self._asleep = self._roused = False
                 self._client.wake()
                 continue
             try:

@@ -11,6 +11,9 @@ Protocol
   every PARK seconds. A leader that leaves calls behind wakes it at once, and so does who has something
   for it.
 - Thread and leader may both be in `serve` when that changes. Nothing depends on who gets an event.
+- Who has something for the thread (`Crew.rouse`) writes into the pipe only if it waits for workers: what
+  it is to do lasts, and it looks before it waits. A leader would read the pipe instead, see that the thread
+  is still at it (a slow callback), write again, and so on.
 - Somebody else may settle what the leader waits for. They look at `who` after they have changed the
   future, the leader looks at the future after it has set `who`, both under the future's lock: one of
   the two sees the other. Then they write into the crew's pipe, for the leader to come out. Who reads

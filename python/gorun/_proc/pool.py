@@ -392,16 +392,19 @@ class _Calls:
         if not crew.is_mine:
             if crew.lead.is_mine:
                 self._settle()
-            if self._told or self._mine or (self._closing or self.broken is not None):
+            if self._told or self._mine or self._is_over():
                 crew.rouse()
             return
         if self.broken is not None:
             self._fail_all(self.broken)
         self._tell_all(self._mine)
         self._tell_all(self._told)
-        over = self._closing or self.broken is not None
-        if over and not self._known and not crew.ended:
+        if self._is_over() and not self._known and not crew.ended:
             crew.end()
+
+    def _is_over(self) -> bool:
+        """Whether there is an end to be made now: of all calls, or of the crew."""
+        return self.broken is not None or (self._closing and not self._known)
 
     def _tell_all(self, told: deque[_Told]) -> None:
         """By the pool's thread."""

@@ -11,6 +11,7 @@ import pickle
 import select
 import signal
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from gorun._proc import start, wire
 
 _HEAD = struct.Struct("<QQQ")  # of the page: see wire.py
 
-REAP_SECONDS = 0.5  # that a killed process may take to be gone
+REAP_SECONDS = 0.5  # that is waited for a killed process to be gone
 
 
 class Batch:
@@ -213,12 +214,22 @@ class Worker:
         self._ends.sock.close()  # the end of the stream, for one that is idle
         if not self._gone(REAP_SECONDS):
             self.kill()
-            self._gone(REAP_SECONDS)
+            if not self._gone(REAP_SECONDS):
+                self._reap()
         self.forget()
 
     def bury(self) -> None:
         """Waits for the end of one that was killed. Its descriptors stay: another thread may be using them."""
         self._gone(REAP_SECONDS)
+
+    def _reap(self) -> None:
+        """Has a thread wait for one that was killed and takes its time, as it may on a busy machine."""
+        with suppress(RuntimeError):  # the interpreter ends: whoever inherits it will
+            threading.Thread(target=self._wait_for_it, name="gorun-reaper", daemon=True).start()
+
+    def _wait_for_it(self) -> None:
+        with suppress(ChildProcessError):  # somebody else reaped it
+            os.waitpid(self.pid, 0)
 
     def _gone(self, seconds: float) -> bool:
         limit = time.monotonic() + seconds
