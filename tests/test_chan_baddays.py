@@ -106,6 +106,8 @@ def test_what_a_vanished_task_was_granted_is_given_back(how: str) -> None:
 
     abandoned(mu.acquire_async, late, how)
     until(lambda: gc.collect() >= 0 and mu.acquire(False))
+    # The first of the two may have been told only now: then the second waits, for as long as it is locked.
+    mu.release()
     sem.acquire(n=2)
     abandoned(lambda: sem.acquire_async(n=2), lambda: sem.release(2), how)
     until(lambda: gc.collect() >= 0 and sem.try_acquire(2))

@@ -10,8 +10,9 @@ import gc
 import subprocess
 import sys
 import time
+import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -281,6 +282,23 @@ def test_import_twice_is_one_module() -> None:
     again = importlib.import_module("gorun")
     assert again is gorun
     assert again.__version__ == gorun._gorun.__version__
+
+
+def test_a_foreign_awaitable_that_nobody_else_holds() -> None:
+    """Mutation: `resume` drops what was yielded before it is named (a crash)."""
+
+    @types.coroutine
+    def odd() -> Iterator[object]:
+        # A class of its own, so that the name is gone with it.
+        yield type("Odd" * 100, (), {})()
+
+    async def body() -> str:
+        with pytest.raises(TypeError) as caught:
+            await odd()
+        return str(caught.value)
+
+    for _ in range(20):
+        assert "OddOdd" in gorun.go(body).result(20)
 
 
 def test_a_foreign_awaitable_without_a_repr() -> None:

@@ -73,6 +73,8 @@ pub struct Body {
     pub hold: Hold,
     /// Its sleep or yield that has no object (`ops/nap.rs`).
     pub nap: Nap,
+    /// The end of the number of the wait that is that sleep.
+    pub nap_ticket: u32,
     /// An `Ended`; written before Done is published.
     pub end: AtomicU8,
     /// 1: somebody asked for the outcome (or there is nothing to report).
@@ -92,6 +94,7 @@ impl Default for Body {
             form: Form::Call,
             hold: Hold::Empty,
             nap: Nap::None,
+            nap_ticket: 0,
             end: AtomicU8::new(0),
             taken: AtomicU8::new(0),
         }

@@ -280,6 +280,11 @@ impl ChanWork {
         self.place.value.is_some()
     }
 
+    /// The value was delivered, or taken.
+    pub fn is_done(&self) -> bool {
+        self.place.fate == Fate::Done
+    }
+
     /// Of the Chan object `chan`; `value` for a send.
     #[inline(always)]
     pub fn work(chan: *mut PyObject, form: Form, value: Option<Owned>) -> Work {

@@ -127,37 +127,43 @@ pub fn resume(rt: Rt, m: &M<Py>, g: PyG, cancelled: bool) -> Outcome {
                 return end(rt, m, g, Ended::Error, null_mut(), true);
             }
             let (op, intent) = l.intent.replace((null_mut(), Intent::None));
-            // The coroutine holds the operation: this reference is not the last, nothing runs here.
+            let intent = if value == op {
+                intent
+            } else if value == ffi::Py_None() {
+                Intent::Yield
+            } else {
+                ops::meant(value, g)
+            };
+            if intent == Intent::None {
+                throw = foreign(value);
+            }
+            // What a coroutine yields may be nobody else's: it may go here.
             ffi::Py_DECREF(value);
-            if value == op {
-                if intent == Intent::Park {
-                    context::leave(l, b);
-                    g.set_since(rt.coarse_now());
-                    match g.waker.word.park() {
-                        Park::Parked => return Outcome::Parked,
-                        Park::Fired(_) => {
-                            // Ready before it slept: go on, in its own context again.
-                            if context::enter(l, b).is_err() {
-                                return end(rt, m, g, Ended::Error, fetch(), false);
-                            }
-                            continue;
+            if intent == Intent::None {
+                continue;
+            }
+            if (*b).blocking > 0 {
+                // Its P was given away, and is taken back by this M: it cannot leave it here.
+                errors::runtime_error("await inside `with gorun.blocking()`");
+                throw = fetch();
+                continue;
+            }
+            if intent == Intent::Park {
+                context::leave(l, b);
+                g.set_since(rt.coarse_now());
+                match g.waker.word.park() {
+                    Park::Parked => return Outcome::Parked,
+                    Park::Fired(_) => {
+                        // Ready before it slept: go on, in its own context again.
+                        if context::enter(l, b).is_err() {
+                            return end(rt, m, g, Ended::Error, fetch(), false);
                         }
+                        continue;
                     }
                 }
-                context::leave(l, b);
-                return Outcome::Yield;
             }
-            if value == ffi::Py_None() {
-                if (*b).blocking > 0 {
-                    // Its P was given away, and is taken back by this M: it cannot leave it here.
-                    errors::runtime_error("await inside `with gorun.blocking()`");
-                    throw = fetch();
-                    continue;
-                }
-                context::leave(l, b);
-                return Outcome::Yield;
-            }
-            throw = foreign(value);
+            context::leave(l, b);
+            return Outcome::Yield;
         }
     }
 }
@@ -340,6 +346,10 @@ unsafe fn end(
         };
         if entered {
             context::leave(local(), b);
+        }
+        if g.has_timer() {
+            // Of a coroutine that it drove by hand and left.
+            rt.drop_timer(&g);
         }
         if rt.forked() {
             // This is a child, forked by the body: nobody joins here, and there is no loop to go back to.

@@ -425,6 +425,11 @@ impl<H: Host> G<H> {
         self.refs.load(Ordering::Acquire)
     }
 
+    /// True if a wait has left its timer entry noted. By the owner.
+    pub fn has_timer(&self) -> bool {
+        self.timer.get().shard != u32::MAX
+    }
+
     /// The latch, if somebody needed one. Acquire pairs with the release in `latch_or_make`.
     pub fn latch(&self) -> Option<&Latch<H::Ext>> {
         // SAFETY: set once per life of the G and freed with its last reference; the caller holds one.

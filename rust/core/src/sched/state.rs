@@ -378,6 +378,11 @@ impl StateWord {
         Verdict::of(self.0.load(Ordering::Acquire))
     }
 
+    /// True if its last wait is the one whose ticket ends so. By the owner.
+    pub fn is_last(&self, low: u32) -> bool {
+        Ticket(self.0.load(Ordering::Acquire) >> TICKET_SHIFT).low() == low
+    }
+
     /// Takes a parked waiter aside so that its frame can be looked at: it counts as running and un-parked meanwhile,
     /// whoever fires leaves the waking to the inspector, who must call `park` and queue it on `Fired`.
     pub fn inspect(&self) -> bool {

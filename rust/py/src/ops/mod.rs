@@ -373,7 +373,7 @@ impl Op {
         if self.until() != FOR_EVER {
             self.start_clock();
             if let Some(ticket) = self.head().ticket {
-                rt().add_timer(&g, self.until(), ticket);
+                add_timer(g, self.until(), ticket);
             }
         }
         self.head().state = State::Waiting;
@@ -409,7 +409,7 @@ impl Op {
         }
         let until = self.until();
         if until != FOR_EVER {
-            rt().add_timer(&g, until, ticket);
+            add_timer(g, until, ticket);
         }
         self.head().state = State::Waiting;
         intend(self.object(), Intent::Park);
@@ -470,18 +470,22 @@ impl Op {
                 let ticket = self.head().ticket.take();
                 let won =
                     ticket.is_some_and(|t| g.waker.word.fire(t, Verdict::Timeout) != Fire::Lost);
-                if self.until() != FOR_EVER {
+                // Else it was driven by hand, and the goroutine has gone on to other waits, or has ended and its memory is
+                // another's: verdict and timer are theirs.
+                let ours = ticket.is_some_and(|t| g.waker.word.is_last(t.low()));
+                if ours && self.until() != FOR_EVER {
                     rt().drop_timer(&g);
                 }
-                if !won
-                    && g.waker.word.verdict() == Some(Verdict::Ready)
-                    && self.work().is_none_or(|w| w.confirm())
-                {
+                let happened = match self.work() {
+                    Some(Work::Chan(w)) if !ours => w.is_done(),
+                    _ => !won && g.waker.word.verdict() == Some(Verdict::Ready),
+                };
+                if happened && self.work().is_none_or(|w| w.confirm()) {
                     self.undo();
                     return false;
                 }
                 self.unregister();
-                if !won && g.waker.word.verdict() == Some(Verdict::Cancel) {
+                if ours && !won && g.waker.word.verdict() == Some(Verdict::Cancel) {
                     // It cut this wait, which raises something else: it is pending again.
                     g.waker.word.disarm();
                 }
@@ -559,6 +563,33 @@ impl Op {
             return Err(runtime_error("await inside `with gorun.blocking()`"));
         }
         Ok((m, g))
+    }
+}
+
+/// Arms the timer of a wait that has begun. A goroutine that drives others by hand may have one from a wait that this
+/// one overtakes: it would stay until it is due.
+fn add_timer(g: PyG, until: u64, ticket: Ticket) {
+    rt().drop_timer(&g);
+    rt().add_timer(&g, until, ticket);
+}
+
+/// What the operation that was yielded to the driver of `g` waits for, if it is one of that goroutine's. (Code that ran
+/// between its step and the yield, of a wrapper, may have driven another, which has left its own intent.)
+#[cold]
+pub fn meant(yielded: *mut PyObject, g: PyG) -> Intent {
+    // SAFETY: attached; an object.
+    let t = unsafe { ffi::Py_TYPE(yielded) };
+    if t == nap::TYPE.get() {
+        return nap::meant(g);
+    }
+    if t != WORKING.get() && t != PLAIN.get() {
+        return Intent::None;
+    }
+    let op = Op(yielded.cast());
+    match op.head().state {
+        State::Yielding if op.head().g == Some(g) => Intent::Yield,
+        State::Waiting if op.head().g == Some(g) => Intent::Park,
+        _ => Intent::None,
     }
 }
 

@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | time | the wheel | returns None |
 //! | cancel | `StateWord::cancel` | Cancelled |
+//! | overtaken: the goroutine waits for something else meanwhile | that wait, which takes its timer out | returns None when it is sent to |
 //! | closed, thrown into | the goroutine itself | `disarm`: a cancel that cut it is pending again |
 //! | its goroutine ends first (a coroutine driven by hand) | `left` | the entry leaves the wheel |
 //!
@@ -155,7 +156,9 @@ fn begin(this: *mut PyObject, g: PyG, nanos: u64) -> Res<Step> {
         let Ok(ticket) = g.waker.word.arm(true) else {
             return Err(goroutine::deliver(g));
         };
-        rt().add_timer(&g, until, ticket);
+        super::add_timer(g, until, ticket);
+        // SAFETY: it runs on this thread.
+        unsafe { (*g.body.get()).nap_ticket = ticket.low() };
         intend(this, Intent::Park);
         Nap::Asleep
     };
@@ -166,6 +169,11 @@ fn begin(this: *mut PyObject, g: PyG, nanos: u64) -> Res<Step> {
 
 #[inline(never)]
 fn wake_up(this: *mut PyObject, g: PyG) -> Res<Step> {
+    if overtaken(g) {
+        // SAFETY: it runs on this thread.
+        unsafe { (*g.body.get()).nap = Nap::None };
+        return Ok(Step::Return(none()));
+    }
     let Some(verdict) = g.waker.word.verdict() else {
         // Somebody sent by hand while it sleeps: it sleeps on.
         intend(this, Intent::Park);
@@ -181,6 +189,23 @@ fn wake_up(this: *mut PyObject, g: PyG) -> Res<Step> {
     Ok(Step::Return(none()))
 }
 
+/// What the goroutine's nap asks of its driver.
+pub(super) fn meant(g: PyG) -> Intent {
+    // SAFETY: it runs on this thread.
+    match unsafe { (*g.body.get()).nap } {
+        Nap::None => Intent::None,
+        Nap::Yielded => Intent::Yield,
+        Nap::Asleep => Intent::Park,
+    }
+}
+
+/// True if the goroutine has waited for something else since (it drives the sleeper by hand): the last wait, its verdict
+/// and its timer are not the nap's.
+fn overtaken(g: PyG) -> bool {
+    // SAFETY: it runs on this thread.
+    !g.waker.word.is_last(unsafe { (*g.body.get()).nap_ticket })
+}
+
 /// Closed or thrown into: the nap of the goroutine that runs here is over.
 pub(super) fn withdraw() {
     let l = local();
@@ -190,7 +215,7 @@ pub(super) fn withdraw() {
     };
     // SAFETY: it runs on this thread.
     let nap = unsafe { std::mem::replace(&mut (*g.body.get()).nap, Nap::None) };
-    if nap == Nap::Asleep {
+    if nap == Nap::Asleep && !overtaken(g) {
         g.waker.word.disarm();
         rt().drop_timer(&g);
     }
