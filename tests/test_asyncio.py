@@ -58,7 +58,7 @@ def test_trying_once_in_a_task() -> None:
 
 
 def test_what_goes_on_at_once_makes_no_future() -> None:
-    # Mutation: `start_in_task` does not try.
+    # Mutations: `start_in_task` does not try, or not to receive, to select, or to lock.
     async def main() -> int:
         loop = asyncio.get_running_loop()
         ch: gorun.Chan[int] = gorun.Chan(2)
@@ -81,7 +81,7 @@ def test_what_goes_on_at_once_makes_no_future() -> None:
 
 
 def test_a_part_that_goes_at_once_stays_first() -> None:
-    # Mutation: `arm` tries again before it registers.
+    # Mutation: `arm` tries again before it registers (the value that waits is lost).
     async def main() -> list[int]:
         ch: gorun.Chan[int] = gorun.Chan(2)
 

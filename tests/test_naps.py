@@ -84,7 +84,7 @@ def test_a_nap_that_is_cut_by_hand_leaves_nothing(end: str) -> None:
 
 def test_a_second_nap_in_one_goroutine_has_an_object() -> None:
     """A coroutine driven by hand naps, the goroutine meanwhile too. Mutation: `take_over` without a look at `nap`
-    (the second takes the first's place: RuntimeError, or it is over at once)."""
+    (the second takes the first's place, and is never woken)."""
 
     async def main() -> list[str]:
         inner: Any = nap(LONG)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import pydoc
 import threading
 import time
 import warnings
@@ -283,9 +285,9 @@ def test_async_with_releases_on_errors() -> None:
 def test_what_async_with_calls_can_be_called_by_hand() -> None:
     """It is bound, awaited and dropped as other methods and operations are.
 
-    Mutations: a second call of a bound `__aenter__` gives the first one's awaitable; `am_await`
-    takes one that has ended; `call_exit` does not look at what it is given; `dealloc` does not
-    warn, or warns of one that was closed; `is_operation` does not know it.
+    Mutations: a second call of a bound `__aenter__` gives the first one's awaitable; `call_enter` or
+    `call_exit` does not look at what it is given; `dealloc` does not warn, or warns of one that was
+    closed; `is_operation` does not know it.
     """
     mu = gorun.Mutex()
     enter, leave = mu.__aenter__, mu.__aexit__
@@ -333,6 +335,85 @@ def test_what_async_with_calls_can_be_called_by_hand() -> None:
     for call in (enter, mu.__aenter__, lambda x: gorun.Mutex.__aenter__(mu, x)):
         with pytest.raises(TypeError, match="takes no arguments"):
             call(1)
+
+
+@pytest.mark.no_matrix
+def test_the_short_way_of_async_with_knows_when_it_may_not_be_taken() -> None:
+    """It is taken where asyncio was never imported.
+
+    Mutations: `quick` does not look for a cancel, or at the form; `step` tries again what has
+    ended; `am_await` takes it.
+    """
+    code = """
+        mu = gorun.Mutex()
+
+        def refused(call, error, text=""):
+            try:
+                call()
+            except error as e:
+                assert text in str(e), e
+            else:
+                raise AssertionError("it went on")
+
+        async def enter():
+            async with mu:
+                assert mu.locked()
+
+        async def main():
+            await enter()
+            op = mu.__aenter__()
+            await op
+            assert mu.locked()
+            mu.release()
+            refused(op.__await__, RuntimeError, "cannot reuse already awaited acquire_async")
+            refused(lambda: op.send(None), RuntimeError, "cannot reuse already awaited acquire_async")
+            refused(lambda: next(op), RuntimeError, "cannot reuse already awaited acquire_async")
+            refused(lambda: op.throw(KeyError()), KeyError)
+            op.close()
+            assert not mu.locked()
+            with gorun.blocking():
+                for _ in range(2):
+                    refused(lambda: enter().send(None), RuntimeError, "await inside")
+            gorun.current().cancel()
+            refused(lambda: enter().send(None), gorun.Cancelled)
+            assert not mu.locked()
+            await enter()
+
+        def plain():
+            for _ in range(2):  # the first one looks for a loop
+                refused(lambda: enter().send(None), RuntimeError, "plain-function goroutine")
+
+        go(main).result(20)
+        go(plain).result(20)
+        assert not mu.locked()
+        assert "asyncio.events" not in sys.modules
+        print("short")
+    """
+    assert "short" in _child.run(code).out
+
+
+@pytest.mark.no_matrix
+def test_what_async_with_calls_tells_of_itself_as_a_method_does() -> None:
+    """Mutations: without `__text_signature__`, `__signature__`, `__doc__` or `__self__`; `__aexit__` tells what
+    `__aenter__` does."""
+    mu = gorun.Mutex()
+    for name, doc, plain in (
+        ("__aenter__", "acquire_async()", "__enter__"),
+        ("__aexit__", "release()", "__exit__"),
+    ):
+        for owner in (gorun.Mutex, mu):
+            method = getattr(owner, name)
+            assert inspect.getdoc(method) == doc
+            assert (method.__name__, method.__qualname__) == (name, f"Mutex.{name}")
+            assert inspect.signature(method) == inspect.signature(getattr(owner, plain))
+        assert method.__self__ is mu
+        assert repr(method) == f"<bound method Mutex.{name} of {mu!r}>"
+        assert repr(gorun.Mutex.__dict__[name]) == f"<method '{name}' of 'gorun.Mutex' objects>"
+        assert f"{name}(" in pydoc.plain(pydoc.render_doc(gorun.Mutex))
+        assert inspect.getattr_static(gorun.Mutex, name).__objclass__ is gorun.Mutex
+    op = mu.__aenter__()
+    assert repr(op) == f"<gorun.Operation acquire_async of {mu!r}>"
+    op.close()
 
 
 def test_weakrefs() -> None:

@@ -339,8 +339,8 @@ impl World {
 
 /// Selects of any cases in any order (a channel twice, both sides of one, latches, nil), some late or aside: exactly one
 /// case of each happens, one that was ready, and the channels are the model's. Mutations: `leave_channels` is left out;
-/// `delist` or `settle` leaves out those that did not win; `settle` takes the first for the last; `aside` forgets a case; `poll` registers before it has tried all; a
-/// deliverer that lost leaves the fate as it is.
+/// `delist` or `settle` leaves out those that did not win; `settle` takes the first for the last, or stops at the winner;
+/// `aside` forgets a case; `poll` registers before it has tried all; a deliverer that lost leaves the fate as it is.
 #[test]
 fn exactly_one_case_happens() {
     for seed in 1..=40 {

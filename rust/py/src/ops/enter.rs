@@ -16,14 +16,15 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
 
 use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::PyAnyMethods;
 
 use super::slots;
 use super::{make, make_ready, modules_unchanged, reused};
 use crate::body::Form;
-use crate::errors::{self, Raised, Res, guard, type_error};
+use crate::errors::{self, Raised, Res, attached, guard, type_error};
 use crate::local::{Local, local};
 use crate::mutex;
-use crate::rawtype::{StaticType, again, fast, forever, methods, noargs, one};
+use crate::rawtype::{StaticType, again, fast, forever, getter, getters, methods, noargs, one};
 use crate::rt::rt;
 use crate::work::none;
 
@@ -382,10 +383,98 @@ unsafe extern "C" fn call_exit(
     })
 }
 
-unsafe extern "C" fn name(this: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: a descriptor.
-    let exit = unsafe { (*this.cast::<Descriptor>()).stage } == Stage::Exit;
-    guard(|| crate::args::string(if exit { "__aexit__" } else { "__aenter__" }))
+// ---- what is said of both, to `help`, `inspect` and in messages ----
+
+/// What the interpreter's own methods say: name, qualified name, docstring, arguments.
+const FACTS: [[&str; 4]; 2] = [
+    [
+        "__aenter__",
+        "Mutex.__aenter__",
+        "acquire_async()",
+        "($self, /)",
+    ],
+    [
+        "__aexit__",
+        "Mutex.__aexit__",
+        "release()",
+        "($self, /, *args)",
+    ],
+];
+
+/// Of a descriptor or of what it bound.
+fn facts(o: *mut PyObject) -> &'static [&'static str; 4] {
+    // SAFETY: one of the two types.
+    let stage = unsafe {
+        if ffi::Py_TYPE(o) == DESCRIPTOR.get() {
+            (*o.cast::<Descriptor>()).stage
+        } else {
+            bound(o).stage
+        }
+    };
+    &FACTS[usize::from(stage == Stage::Exit)]
+}
+
+unsafe extern "C" fn fact<const WHICH: usize>(
+    this: *mut PyObject,
+    _: *mut c_void,
+) -> *mut PyObject {
+    guard(|| crate::args::string(facts(this)[WHICH]))
+}
+
+unsafe extern "C" fn of_class(_: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: attached; a static type.
+    unsafe { ffi::Py_NewRef(mutex::TYPE.get().cast()) }
+}
+
+unsafe extern "C" fn of_mutex(this: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: attached; owned by `this`.
+    unsafe { ffi::Py_NewRef(bound(this).mutex) }
+}
+
+/// `inspect` knows bound methods by their types, and asks others for this: that of an ordinary method of ours.
+unsafe extern "C" fn signature(this: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    guard(|| {
+        let py = attached();
+        // SAFETY: attached; live objects.
+        let (class, mutex) = unsafe {
+            (
+                pyo3::Bound::from_borrowed_ptr(py, mutex::TYPE.get().cast()),
+                pyo3::Bound::from_borrowed_ptr(py, bound(this).mutex),
+            )
+        };
+        let found = || {
+            let method = class.getattr(facts(this)[0])?;
+            let method = py
+                .import("types")?
+                .call_method1("MethodType", (method, mutex))?;
+            py.import("inspect")?.call_method1("signature", (method,))
+        };
+        found().map(pyo3::Bound::into_ptr).map_err(errors::raise)
+    })
+}
+
+unsafe extern "C" fn repr(this: *mut PyObject) -> *mut PyObject {
+    guard(|| {
+        // SAFETY: attached; a live object.
+        if unsafe { ffi::Py_TYPE(this) } == DESCRIPTOR.get() {
+            let text = format!("<method '{}' of 'gorun.Mutex' objects>", facts(this)[0]);
+            return crate::args::string(&text);
+        }
+        let what = match bound(this).stage {
+            Stage::Enter | Stage::Exit => format!("bound method {}", facts(this)[1]),
+            _ => "gorun.Operation acquire_async".into(),
+        };
+        crate::args::string(&format!("<{what} of {}>", errors::repr(bound(this).mutex)))
+    })
+}
+
+/// Properties that both have.
+fn common() -> Vec<ffi::PyGetSetDef> {
+    vec![
+        getter(c"__name__", fact::<0>, c"Its name."),
+        getter(c"__qualname__", fact::<1>, c"Its name in the class."),
+        getter(c"__doc__", fact::<2>, c"What it does."),
+    ]
 }
 
 /// Puts both into the dict of the class.
@@ -451,6 +540,15 @@ pub(super) unsafe fn init() -> Res<()> {
                 t.tp_iternext = Some(iternext);
                 t.tp_as_async = as_async;
                 t.tp_traverse = Some(traverse);
+                t.tp_repr = Some(repr);
+                let mut getset = common();
+                getset.push(getter(c"__self__", of_mutex, c"The mutex."));
+                getset.push(getter(
+                    c"__signature__",
+                    signature,
+                    c"For inspect.signature.",
+                ));
+                t.tp_getset = getters(getset);
                 t.tp_methods = methods(vec![
                     one(c"send", send, c"As of a coroutine."),
                     fast(c"throw", throw, c"As of a coroutine."),
@@ -466,11 +564,15 @@ pub(super) unsafe fn init() -> Res<()> {
                 t.tp_vectorcall_offset = std::mem::offset_of!(Descriptor, call) as ffi::Py_ssize_t;
                 t.tp_call = Some(ffi::PyVectorcall_Call);
                 t.tp_descr_get = Some(get);
-                t.tp_getset = crate::rawtype::getters(vec![crate::rawtype::getter(
-                    c"__name__",
-                    name,
-                    c"Its name.",
-                )]);
+                t.tp_repr = Some(repr);
+                let mut getset = common();
+                getset.push(getter(c"__objclass__", of_class, c"Its class."));
+                getset.push(getter(
+                    c"__text_signature__",
+                    fact::<3>,
+                    c"For inspect.signature.",
+                ));
+                t.tp_getset = getters(getset);
             },
         )
     }
