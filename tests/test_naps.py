@@ -101,7 +101,7 @@ def test_a_second_nap_in_one_goroutine_has_an_object() -> None:
 def test_a_nap_by_hand_that_its_goroutine_leaves(waits: bool) -> None:
     """Its timer is gone when the goroutine waits again, or ends.
 
-    Mutation: `add_timer` over an entry that is there; `end` without `nap_left`.
+    Mutation: `add_timer` over an entry that is there; `end` without its look for a timer.
     """
     kept: list[Any] = []
 

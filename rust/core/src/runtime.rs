@@ -621,10 +621,6 @@ impl<H: Host> Runtime<H> {
 
     /// Ends the wait `ticket` of `g` at `deadline` by a time-out. By the owner of the wait; `g.timer` names the entry.
     pub fn add_timer(&'static self, g: &G<H>, deadline: u64, ticket: Ticket) {
-        if g.timer.get().shard != u32::MAX {
-            // It waits twice, as one that drives a coroutine by hand can: only the last wait may end.
-            self.drop_timer(g);
-        }
         let m = self.current_m();
         let p = m.and_then(|m| m.p.get()).unwrap_or_else(|| self.p(0));
         let earliest = p.shard.add(p.id, deadline, &g.waker, ticket, &g.timer);

@@ -355,9 +355,6 @@ unsafe fn end(
             // This is a child, forked by the body: nobody joins here, and there is no loop to go back to.
             goroutine::end_child(how, value);
         }
-        if (*b).nap != ops::Nap::None {
-            ops::nap_left(rt, g);
-        }
         // What it held goes before joiners see the end: they may count references.
         clear_call(g);
         clear(&raw mut (*b).ctx);

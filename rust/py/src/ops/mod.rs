@@ -52,7 +52,7 @@ use crate::select::SelectWork;
 use crate::work::{Job, Work, none};
 
 pub use enter::install as install_enter;
-pub use nap::{Asked, Nap, left as nap_left};
+pub use nap::{Asked, Nap};
 pub use slots::{drop_spare, init, make_ready};
 pub use told::PyTold;
 

@@ -14,7 +14,7 @@
 //! | cancel | `StateWord::cancel` | Cancelled |
 //! | overtaken: the goroutine waits for something else meanwhile | that wait, which takes its timer out | returns None when it is sent to |
 //! | closed, thrown into | the goroutine itself | `disarm`: a cancel that cut it is pending again |
-//! | its goroutine ends first (a coroutine driven by hand) | `left` | the entry leaves the wheel |
+//! | its goroutine ends first (a coroutine driven by hand) | `drive::end` | the entry leaves the wheel |
 //!
 //! Invariant: `Body::nap` is touched by the M that runs the goroutine only.
 
@@ -31,7 +31,7 @@ use crate::errors::{Raised, Res};
 use crate::goroutine;
 use crate::local::{Local, local};
 use crate::rawtype::StaticType;
-use crate::rt::{PyG, Rt, current_goroutine, rt};
+use crate::rt::{PyG, current_goroutine, rt};
 use crate::work::none;
 
 /// What all share.
@@ -219,12 +219,4 @@ pub(super) fn withdraw() {
         g.waker.word.disarm();
         rt().drop_timer(&g);
     }
-}
-
-/// The goroutine ends, with a coroutine that it drove by hand still napping.
-#[cold]
-pub fn left(rt: Rt, g: PyG) {
-    // SAFETY: it runs on this thread.
-    unsafe { (*g.body.get()).nap = Nap::None };
-    rt.drop_timer(&g);
 }
