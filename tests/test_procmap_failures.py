@@ -709,3 +709,29 @@ def test_without_shared_memory_or_pidfds(missing: str) -> None:
         **{missing: "0"},
     ).out
     assert out == "good"
+
+
+@pytest.mark.no_matrix
+@pytest.mark.parametrize("chunk", [20, 200])
+def test_an_error_between_items_is_nobodys(chunk: int) -> None:
+    """As of a signal's handler that an item has left armed. Each item has its own outcome all the same.
+
+    Mutation: `_fail` adds a Failed whatever was begun; or `run` goes on with the generator that it ended.
+    """
+    code = f"""
+        import sys
+
+        def hook(frame, event, _):
+            if event == "call" and frame.f_code.co_name in ("taken", "steps"):
+                sys.setprofile(None)
+                raise TimeoutError("came between")
+
+        def item(n):
+            if n % 10 == 0:
+                sys.setprofile(hook)
+            return n
+
+        n, kind = {2 * chunk}, dict(on="process", workers=1, chunk={chunk}, errors="return")
+        assert list(gorun.map(item, range(n), **kind, timeout=50)) == list(range(n))
+    """
+    assert "came between" in _child.run(code, err=None).err

@@ -103,6 +103,7 @@ class Batch:
         self._worker = worker
         self._log = wire.LOG if 1 < len(items) <= LOGGED else 0
         page = worker.page
+        self._rest = iter(items)  # of a long batch: what `fn` was not called with
         self.done: list[Any] = []  # outcomes, in their order
         self.sent = 0  # how many of them were answered; those are None by now
         self.ended = False  # the last item has been taken, by whomever
@@ -171,29 +172,34 @@ class Batch:
 
     def steps(self) -> Iterator[Iterator[Any]]:
         """As `taken`, STEP items at a time. Each line here is paid for by those."""
-        acquire, release = self.claim.acquire, self.claim.release
-        rest, begun, last = iter(self.items), 0, False
-        while not last:
-            acquire()
-            begun += STEP
-            if begun >= self.end:
-                begun, last = self.end, True
-            self.begun = begun
-            release()
+        claim, rest, begun = self.claim, self._rest, self.begun
+        if left := begun - self._consumed():
+            yield islice(rest, left)  # of the step in which an error came
+        while True:
+            with claim:
+                if begun >= self.end:
+                    break
+                begun = min(begun + STEP, self.end)
+                self.begun = begun
             if (page := self._page) is not None:  # looked for anew: an item may have forked
                 page[1] = begun
             yield islice(rest, STEP)
         self.ended = True
 
+    def _consumed(self) -> int:
+        """How many items of a long batch `fn` was called with."""
+        with self.claim:
+            left: int = self._rest.__length_hint__()  # type: ignore[attr-defined]
+            return len(self.items) - left
+
     def run(self, job: Job) -> None:
         """Runs all items that nobody takes back."""
         short = len(self.items) <= LOGGED
-        taken = self.taken() if short else chain.from_iterable(self.steps())
         done, fn = self.done, job.fn
         call = starmap if job.star else map
         while not self.ended:
             try:
-                results = call(fn, taken)
+                results = call(fn, self.taken() if short else chain.from_iterable(self.steps()))
                 if self._log or FREE_THREADED:
                     for value in results:
                         done.append(value)
@@ -203,9 +209,16 @@ class Batch:
                 if not self.ended:  # that was no end of the items
                     raise StopIteration
             except BaseException as error:
-                self.failed = True
-                trace = error.__traceback__
-                done.append(Failed(error.with_traceback(trace and trace.tb_next)))
+                self._fail(error, self.begun if short else self._consumed())
+
+    def _fail(self, error: BaseException, begun: int) -> None:
+        """Takes note of what an item raised. A handler's error between two items is nobody's."""
+        trace = error.__traceback__
+        if len(self.done) < begun:
+            self.failed = True
+            self.done.append(Failed(error.with_traceback(trace and trace.tb_next)))
+        else:
+            sys.excepthook(type(error), error, trace)
 
 
 class Worker:
