@@ -420,7 +420,8 @@ def test_ctrl_c_that_comes_as_a_cancel_ends_the_calls(tmp_path: Path, body: str)
         {body}
     """
     ended = _child.run(script, err=None, code=-signal.SIGINT)
-    assert ended.err.rstrip().endswith("KeyboardInterrupt")
+    # asyncio may tell of the failed calls that nobody awaited, before it or after.
+    assert "KeyboardInterrupt" in ended.err.splitlines()
 
 
 def test_ctrl_c_ends_the_maps_of_other_threads(tmp_path: Path) -> None:
