@@ -450,12 +450,14 @@ def test_who_only_looks_does_not_lead(
 
     Mutation: `_wait` calls `help` all the same.
     """
+    with pytest.raises((FutureTimeout, ValueError)) as usual:  # of NaN, from 3.14 on: ValueError
+        Future[None]().result(timeout)
     future = executor.submit(waits_for, str(tmp_path / "go"))
     with monkeypatch.context() as patch:
         patch.setattr(leader(executor), "free", None)
-        with pytest.raises(FutureTimeout):
+        with pytest.raises(usual.type):
             future.result(timeout)
-        with pytest.raises(FutureTimeout):
+        with pytest.raises(usual.type):
             future.exception(timeout)
     (tmp_path / "go").touch()
     assert future.result(LONG) is None
