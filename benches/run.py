@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ def arguments() -> argparse.Namespace:
         "--python",
         action="append",
         metavar="PATH",
+        type=os.path.abspath,  # workers have a folder of their own
         help="an interpreter to measure, may be repeated (default: this one)",
     )
     parser.add_argument("--rows", help="only these rows, by name, with commas")
