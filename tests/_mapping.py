@@ -102,3 +102,19 @@ def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     for module in (threads, worker):
         monkeypatch.setattr(module, "_clock", lambda: now[0])
     return now
+
+
+# ---- how a map can be ended ----
+
+
+def close(m: Any) -> None:
+    m.close()
+
+
+def leave(m: Any) -> None:
+    with m:
+        pass
+
+
+def drop(m: Any) -> None:
+    m.__del__()  # what the last reference does

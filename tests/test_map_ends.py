@@ -23,7 +23,10 @@ from tests._mapping import (
     Counted,
     Gate,
     at_rest,
+    close,
+    drop,
     gates,
+    leave,
     square,
     stopped_clock,
     tmap,
@@ -308,19 +311,6 @@ def test_no_worker_outlives_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     before = gorun.num_goroutine()
     assert list(tmap(square, range(3), workers=3)) == [0, 1, 4]
     assert before == gorun.num_goroutine()
-
-
-def close(m: Any) -> None:
-    m.close()
-
-
-def leave(m: Any) -> None:
-    with m:
-        pass
-
-
-def drop(m: Any) -> None:
-    m.__del__()  # what the last reference does
 
 
 @pytest.mark.parametrize("way", [close, leave, drop])

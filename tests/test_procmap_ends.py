@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests import _child
+from tests._mapping import close, drop, leave
 from tests._procs import HANG, alive, note, until
 
 import gorun
@@ -26,19 +27,6 @@ pmap = functools.partial(gorun.map, on="process")
 
 
 # ---- the end ------------------------------------------------------------------------------------
-
-
-def close(m: Any) -> None:
-    m.close()
-
-
-def leave(m: Any) -> None:
-    with m:
-        pass
-
-
-def drop(m: Any) -> None:
-    m.__del__()  # what the last reference does
 
 
 @pytest.mark.parametrize("way", [close, leave, drop])
