@@ -73,7 +73,8 @@ def test_cached_properties() -> None:
 
 
 def test_single_dispatch() -> None:
-    """Mutations: `reducer_override` does not look for it; `_single` forgets `more`."""
+    """Mutations: `reducer_override` does not look for it, the table not for methods (3.13.0: their
+    cache has weak references); `_dispatching` forgets `more`."""
     run("""
         @functools.singledispatch
         def depth(x): return 0
@@ -84,8 +85,16 @@ def test_single_dispatch() -> None:
             def kind(self, x): return "?"
             @kind.register
             def _(self, x: int): return "int"
+            @functools.singledispatchmethod
+            @classmethod
+            def made(cls, x): return cls
+            @made.register
+            @classmethod
+            def _(cls, x: str): return Has.made(int(x)), x
+        Has().kind(1)
         assert there(depth, [1, [2]], 3) == [2, 0]
         assert there(lambda x: Has().kind(x), 1, "a") == ["int", "?"]
+        assert there(lambda x: repr(Has.made(x)), "1") == [repr((Has, "1"))]
     """)
 
 

@@ -80,10 +80,19 @@ def _alias(thing: Any) -> Any:
 
 
 def _single(fn: Any) -> Any:
-    single = _Call(functools.singledispatch, fn.registry[object])
-    register = _Call(getattr, single, "register")
+    return _dispatching(_Call(functools.singledispatch, fn.registry[object]), fn)
+
+
+def _single_method(method: Any) -> Any:
+    """Without its cache: that of 3.13.0 holds weak references."""
+    return _dispatching(_Call(functools.singledispatchmethod, method.func), method.dispatcher)
+
+
+def _dispatching(made: Any, fn: Any) -> Any:
+    """`made`, with all that is registered with `fn`."""
+    register = _Call(getattr, made, "register")
     more = [_Call(register, kind, one) for kind, one in fn.registry.items() if kind is not object]
-    return operator.getitem, ((single, *more), 0)
+    return operator.getitem, ((made, *more), 0)
 
 
 def _with_slots(kind: type, made: Any) -> Any:
@@ -120,6 +129,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         {
             type(functools.cache(len)): _cached,
             functools.cached_property: _cached_property,
+            functools.singledispatchmethod: _single_method,
             typing.NewType: _new_type,
             **({} if _ALIAS is None else {_ALIAS: _alias}),
         },
