@@ -137,11 +137,26 @@ def test_behind_a_long_item_the_others_go_on(gate: Gate) -> None:
     assert list(tmap(item, range(1000), workers=2)) == list(range(1000))
 
 
+def test_behind_a_long_item_all_of_a_list_may_go_on(gate: Gate) -> None:
+    # Mutation: the carrier is not told the length.
+    ran = []
+
+    def item(n: int) -> int:
+        if n == 0:
+            gate.wait()
+        ran.append(n)
+        if len(ran) == 2999:
+            gate.open()
+        return n
+
+    assert list(tmap(item, list(range(3000)), workers=2)) == list(range(3000))
+
+
 def test_the_run_ahead_makes_room_whenever_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutation: it doubles itself, not what is out; then, once halved, nobody would be fed again.
     monkeypatch.setattr(ThreadCarrier, "_start", lambda self, number: None)
     job = Job(square, 1, 1, None, True, None, None, "raise", *[None] * 2, 0, None, (), None, None)
-    carrier = ThreadCarrier(job)
+    carrier = ThreadCarrier(job, None)
     for number in range(64):
         carrier.put(number, None)
     carrier.watch(0)

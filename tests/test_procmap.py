@@ -139,6 +139,23 @@ def test_buffer_bounds_the_run_ahead(buffer: int, ordered: bool) -> None:
     assert most <= buffer
 
 
+def test_behind_a_long_item_all_of_a_list_may_go_on(tmp_path: Path) -> None:
+    """Mutation: the carrier is not told the length."""
+    gate = str(tmp_path / "gate")
+
+    def item(n: int) -> int:
+        if n == 0:
+            end = time.monotonic() + HANG
+            while not os.path.exists(gate):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        if n == 2999:
+            open(gate, "w").close()
+        return n
+
+    assert list(pmap(item, list(range(3000)), workers=2)) == list(range(3000))
+
+
 def test_an_endless_input_is_run_ahead_of_by_a_bounded_number() -> None:
     """Behind a long item the others go on, but not for ever. Mutation: LONGEST_AHEAD is 10**6."""
     source = Counted()

@@ -123,8 +123,9 @@ def map(
             many as pay for the message, by measured time. Items are begun in order, so they may
             wait for those before them, but not within one chunk.
         buffer: how many items, at least 1, may have been taken from the input beyond the results
-            given. None: 4 chunks for each worker; more, up to 1024 items, while a worker has
-            nothing to do and the caller waits for a result.
+            given. None: 4 chunks for each worker; more, up to 1024 items (65 536 where the
+            iterables have a length), while a worker has nothing to do and the caller waits for a
+            result.
         errors: "raise": the first one, in the order of the results, ends the map; "return": it
             stands where the result would; "collect": all good results, then an ExceptionGroup of
             the errors, the input's included. KeyboardInterrupt and its like always end the map.
@@ -240,7 +241,7 @@ def _flow(job: Job, iterables: tuple[Iterable[Any], ...], progress: Progress | N
         return BlockFlow(job, ExecutorCarrier(job, job.on, total), source, total, told)
     if on_processes(job):
         return BlockFlow(job, ProcessCarrier(job, total), source, total, told)
-    return Flow(job, ThreadCarrier(job), source, total, told)
+    return Flow(job, ThreadCarrier(job, total), source, total, told)
 
 
 def on_processes(job: Job) -> bool:

@@ -29,8 +29,18 @@ from gorun._gorun import Latch
 from gorun._runtime import gomaxprocs
 
 ANY = -1  # what a front waits for that takes whatever comes, in place of an item's number
+# Behind a long item the others go on, and their results are kept: of that many items. An input that
+# has a length is there as a whole, so its results may be, too: a long item among short ones (a 45 MB
+# file among thousands of 16 kB) would leave the other workers idle at any smaller number.
+LONGEST_AHEAD = 1 << 10
+LONGEST_AHEAD_SIZED = 1 << 16
 PLACES = ("thread", "process")
 ERRORS = ("raise", "return", "collect")
+
+
+def longest_ahead(total: int | None) -> int:
+    """How far a front may run ahead of what it gave, where workers have nothing to do."""
+    return LONGEST_AHEAD if total is None else LONGEST_AHEAD_SIZED
 
 
 class Carrier(Protocol):

@@ -22,13 +22,12 @@ from typing import Any
 from gorun._errors import GoroutineCancelled, WorkerDied
 from gorun._gorun import Latch
 from gorun._map.blocks import Block
-from gorun._map.carrier import Job
+from gorun._map.carrier import Job, longest_ahead
 from gorun._map.parcels import Parcel, Portable, run_chunk
 from gorun._proc.sizing import Sizing
 
 WINDOW = 2
 TARGET = 0.2  # seconds of a chunk: 0.1 to 1, as items vary
-LONGEST_AHEAD = 1024
 # How engines call it, which are not imported here: Dask, Ray.
 LOST = ("KilledWorker", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
 
@@ -66,6 +65,7 @@ class ExecutorCarrier:
         self._latch: Latch | None = None
         self._cancelled = False
         self._grown = 0
+        self._longest = longest_ahead(total)
 
     @property
     def ahead(self) -> int:
@@ -90,8 +90,8 @@ class ExecutorCarrier:
     def watch(self, out: int) -> Latch:
         self._latch = latch = Latch()
         idle = len(self._running) < self._workers and self.job.buffer is None
-        if idle and self.ahead <= out < LONGEST_AHEAD:
-            self._grown = min(2 * out, LONGEST_AHEAD)
+        if idle and self.ahead <= out < self._longest:
+            self._grown = min(2 * out, self._longest)
             latch.set()
         if self._done or self._answers:
             latch.set()

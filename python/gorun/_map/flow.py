@@ -155,9 +155,10 @@ class Flow:
             self._done += len(answers)
             if self._meter is not None:
                 self._meter.show(self._done)
-            if any(self._job.is_fatal(error) for error in self.carrier.failures.copy().values()):
+            failures = self.carrier.failures
+            if failures and any(self._job.is_fatal(error) for error in failures.copy().values()):
                 self._stop_input()  # the map will end there: nothing behind it is wanted
-        if not self.ready and self._verdict is None:
+        if self._landed and not self.ready and self._verdict is None:
             if self._job.ordered:
                 self._admit(range(self._seen, self._seen + self._most()))
             else:
@@ -190,7 +191,8 @@ class Flow:
 
         True: it stopped before that, since the input is slow.
         """
-        room = self._room()
+        if (room := self._room()) <= 0 or self._source is None:
+            return False
         slow = _clock() + SLOW_INPUT_SECONDS
         while room > 0 and self._source is not None:
             try:

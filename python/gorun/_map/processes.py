@@ -22,7 +22,7 @@ from weakref import WeakSet
 from gorun._errors import WorkerDied
 from gorun._gorun import Latch, _cancellable
 from gorun._map.blocks import Block
-from gorun._map.carrier import Job
+from gorun._map.carrier import Job, longest_ahead
 from gorun._proc.codec import Codec
 from gorun._proc.crew import Crew
 from gorun._proc.sizing import Sizing
@@ -31,9 +31,8 @@ from gorun._runtime import is_interrupted
 # Batches for each worker that the front may run ahead: one runs, one is there, two are with the
 # caller or wait for their turn.
 BATCHES_AHEAD = 4
-# Behind a long item there is work to do: where workers are idle, the run-ahead grows up to as many
-# items, or as many bytes.
-LONGEST_AHEAD = 1024
+# Behind a long item there is work to do: where workers are idle, the run-ahead grows as far as
+# carrier.py has it, and up to as many bytes.
 BYTES_AHEAD = 1 << 26
 
 _clock = time.monotonic
@@ -57,6 +56,7 @@ class ProcessCarrier:
         self._fatal: int | None = None  # behind this item nothing is wanted
         self._tries: dict[int, int] = {}  # of items that workers died with: they go one by one
         self._grown = 0
+        self._longest = longest_ahead(total)
         timed = job.item_timeout is not None
         most = None
         if job.buffer is not None:
@@ -98,7 +98,7 @@ class ProcessCarrier:
         self._latch = latch = Latch()
         more = self.job.buffer is None and not self._ending
         if more and self._crew is not None and out >= self.ahead and self._crew.idle:
-            most = LONGEST_AHEAD
+            most = self._longest
             if self._sizing.bytes * most > BYTES_AHEAD:
                 most = int(BYTES_AHEAD / self._sizing.bytes)
             if out < most:

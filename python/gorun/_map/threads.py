@@ -37,7 +37,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from gorun._errors import GoroutineCancelled
 from gorun._gorun import Goroutine, Latch
-from gorun._map.carrier import ANY, Job
+from gorun._map.carrier import ANY, Job, longest_ahead
 from gorun._map.worker import Worker
 from gorun._runtime import spawn
 
@@ -46,9 +46,8 @@ from gorun._runtime import spawn
 TAKES_AHEAD = 4
 # It doubles when a worker is dry while the caller waits for one result: behind a long item there is
 # work to do, and where all items are short the thread switches of each wait (10-50 us) are what
-# costs. With 1024 items those cost next to nothing, and the memory of the results is still bounded.
+# costs. With 1024 items those cost next to nothing; carrier.py has the limit, for bounded memory.
 # It halves at each wait for a result that finds no worker dry: it is longer than it need be.
-LONGEST_AHEAD = 1024
 
 T = TypeVar("T")
 Entry: TypeAlias = tuple[int, Any]  # an item, or its answer, with its number
@@ -59,7 +58,7 @@ _clock = time.monotonic
 class ThreadCarrier:
     """A `Carrier` (see carrier.py) whose workers are goroutines of this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, total: int | None) -> None:
         self.job = job
         self.failures: dict[int, BaseException] = {}
         self.broken: BaseException | None = None
@@ -76,7 +75,7 @@ class ThreadCarrier:
         self._free = deque(range(job.workers))
         self._team: deque[Goroutine[object]] = deque()  # started, perhaps ended, not given up
         self._shortest = job.buffer or job.workers * TAKES_AHEAD * self.chunk
-        self._longest = job.buffer or max(self._shortest, LONGEST_AHEAD)
+        self._longest = job.buffer or max(self._shortest, longest_ahead(total))
         self._ahead = self._shortest
         self._next = 0  # number of the next item
         self._watched = -1  # how many had been passed on when the front began its latest wait
