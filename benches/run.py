@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import machine, report
-from harness.proc import BENCHES, build_go
+from harness.proc import BENCHES, build_go, compile_package
 from harness.rounds import Result, measure
 from harness.saved import Journal
 from rows import ROWS, find
@@ -64,9 +64,12 @@ def main() -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     journal = Journal(args.resume or folder / f"{stamp}.jsonl", machine.describe(), rounds)
     build_go()
+    pythons = args.python or [sys.executable]
+    for python in pythons:
+        compile_package(python)
     results: list[Result] = []
     for row in rows:
-        for python in args.python or [sys.executable]:
+        for python in pythons:
             n = row.quick_n if args.quick else row.n
             result = journal.find(row, python, n)
             if result is None:

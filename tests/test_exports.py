@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -33,6 +35,30 @@ def test_star_import_leaves_the_builtins_alone() -> None:
     assert "map" not in space
     assert "go" in space
     assert callable(gorun.map)
+
+
+def test_import_loads_little() -> None:
+    """What only worker processes, asyncio or errors need is not loaded: it would double the time.
+
+    Mutation: `import inspect` at the top of _map/carrier.py; `ProcessCarrier` at the top of _map.
+    """
+    heavy = [
+        "asyncio",
+        "inspect",
+        "multiprocessing",
+        "pathlib",
+        "pickle",
+        "platform",
+        "socket",
+        "subprocess",
+        "uuid",
+    ]
+    code = (
+        "import sys; before = set(sys.modules); import gorun;"
+        f"print(*sorted(set({heavy}) & (set(sys.modules) - before)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
 
 
 def test_errors() -> None:

@@ -59,6 +59,16 @@ def test_the_core_knows_no_python() -> None:
         assert "PyObject" not in code_of(file), file
 
 
+def test_no_cell_that_a_fork_leaves_half_made() -> None:
+    """One that is filled when first used, by whoever comes first, while others wait for that.
+
+    Mutation: `intern!` anywhere in rust/py.
+    """
+    lazy = r"\b(intern!|PyOnceLock|LazyLock)"
+    found = [f.name for f in (ROOT / "rust/py/src").rglob("*.rs") if re.search(lazy, code_of(f))]
+    assert set(found) <= {"errors.rs"}, found  # which are filled at import
+
+
 def test_leaves_of_the_bindings() -> None:
     # Mutation: `use crate::ops` in args.rs.
     leaves = {"args": {"errors"}, "errors": set(), "rawtype": {"errors"}}

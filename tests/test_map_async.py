@@ -46,6 +46,15 @@ def test_an_async_function_is_awaited(fn: Callable[[int], Any]) -> None:
     assert [n * n for n in range(500)] == list(tmap(fn, range(500)))
 
 
+def test_a_class_is_no_async_function() -> None:
+    """Though its objects are: a call of it makes one.
+
+    Mutation: `makes_coroutine` asks a class for its `__call__`.
+    """
+    powers = list(tmap(Power, [1, 2]))
+    assert [power.exponent for power in powers] == [1, 2]
+
+
 def test_as_many_async_items_run_as_there_are_workers() -> None:
     begun: set[int] = set()
 

@@ -247,8 +247,8 @@ def test_quota(tmp_path: Path, files: dict[str, str], own: str, cpus: float) -> 
         file.write_text(text + "\n")
     listing = tmp_path / "cgroup"
     listing.write_text(own + "\n")
-    assert _settings._quota(tmp_path / "root", listing) == cpus
-    assert _settings._quota(tmp_path / "root", tmp_path / "none") == math.inf
+    assert _settings._quota(str(tmp_path / "root"), str(listing)) == cpus
+    assert _settings._quota(str(tmp_path / "root"), str(tmp_path / "none")) == math.inf
 
 
 @pytest.mark.no_matrix

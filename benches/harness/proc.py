@@ -42,6 +42,12 @@ def build_go() -> None:
     subprocess.run(["go", "build", "-o", str(GO_BINARY), "."], cwd=BENCHES / "go", check=True)
 
 
+def compile_package(python: str) -> None:
+    """Compile gorun for `python`, as pip does; else each new interpreter of a row may pay for that."""
+    code = "import compileall, gorun; compileall.compile_dir(gorun.__path__[0], quiet=1)"
+    subprocess.run([python, "-c", code], check=False, cwd=BENCHES)
+
+
 def command(row: Row, variant: Variant, python: str) -> list[str]:
     if variant.runtime == "go":
         return [str(GO_BINARY)]

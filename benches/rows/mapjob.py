@@ -73,7 +73,7 @@ def mode(name: str, *rest: str) -> tuple[str, ...]:
 ROW = Row(
     "map",
     "main job: compress a block for each line of a file, whole command, two workers",
-    n=1500,
+    n=6000,
     quick_n=200,
     unit="ms",
     variants=(

@@ -22,13 +22,21 @@ from jobs import parse
 from ._work import count_up
 from .mapjob import command, mode
 
+ASIDE = {"test", "tests", "idle_test", "site-packages"}
+
 
 @cache
 def files(n: int) -> tuple[Path, int]:
-    """A list of n files of the standard library, and the number of all their nodes."""
+    """A list of n files from all over the standard library, and the number of all their nodes."""
     folder = Path(tempfile.mkdtemp(prefix="gorun-bench-"))
     atexit.register(shutil.rmtree, folder)
-    found = sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*/*.py"))[:n]
+    library = Path(sysconfig.get_path("stdlib"))
+    found = [
+        file
+        for file in sorted(library.rglob("*.py"))
+        if ASIDE.isdisjoint(file.relative_to(library).parts)
+    ]
+    found = [found[i * len(found) // n] for i in range(n)]  # of few files some twice
     path = folder / "files.txt"
     path.write_text("".join(f"{file}\n" for file in found))
     with path.open() as lines:
@@ -37,14 +45,15 @@ def files(n: int) -> tuple[Path, int]:
 
 PARSE = Row(
     "parse",
-    "parse n files of the standard library, whole command, two workers",
-    n=200,
+    "parse n files from all over the standard library, whole command, two workers",
+    n=1000,
     quick_n=20,
     unit="ms",
     variants=(
         gorun_variant(command(mode("parse-gorun"), job=files)),
         Variant("PPE best", command(mode("parse-pool"), job=files)),
         Variant("serial", command(mode("parse-serial"), job=files)),
+        Variant("two threads", command(mode("parse-threads"), job=files)),
         Variant(
             "two processes",
             command(mode("parse-half", "0"), mode("parse-half", "1"), job=files),
@@ -54,6 +63,7 @@ PARSE = Row(
         Goal("two processes", "gorun", at_least=0.95),
         Goal("PPE best", "gorun", at_least=1.0),
         Goal("serial", "gorun"),
+        Goal("two threads", "gorun", note="what a free-threaded interpreter allows"),
     ),
 )
 

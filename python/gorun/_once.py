@@ -12,7 +12,6 @@ The lock is held for moments only; a signal handler on the same thread may take 
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
@@ -165,6 +164,8 @@ def once(fn: Callable[..., Any], /) -> Callable[..., Any]:
     """
     if not callable(fn):
         raise TypeError(f"once decorates a function, not {fn!r}")
+    import inspect  # slow to import, and few need it
+
     gate = Once()
     if inspect.iscoroutinefunction(fn):
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 MAX_PROCS = 512
 DEFAULT_MAX_THREADS = 10_000
@@ -26,40 +25,45 @@ def _number(text: str, name: str, low: int, high: int) -> int:
     return n
 
 
-def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+def _read(*path: str) -> str:  # not pathlib, which is slow to import
+    with open(os.path.join(*path)) as file:
+        return file.read()
+
+
+def _quota(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
     """CPUs that the cgroup quota (v2, then v1) allows; infinity without one."""
     best = math.inf
     try:
-        lines = own.read_text().splitlines()
+        lines = _read(own).splitlines()
     except OSError:
         return best
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # v2: the limits of all ancestors count
-            here = root / path.lstrip("/")
+            here = os.path.normpath(os.path.join(root, path.lstrip("/")))
             while True:
-                best = min(best, _v2(here / "cpu.max"))
-                if here in (root, here.parent):
+                best = min(best, _v2(here))
+                if here in (root, os.path.dirname(here)):
                     break
-                here = here.parent
+                here = os.path.dirname(here)
         elif "cpu" in controllers.split(","):
-            for base in (root / "cpu" / path.lstrip("/"), root / "cpu"):
-                best = min(best, _v1(base))
+            for group in (path.lstrip("/"), ""):
+                best = min(best, _v1(os.path.join(root, "cpu", group)))
     return best
 
 
-def _v2(file: Path) -> float:
+def _v2(folder: str) -> float:
     try:
-        quota, period = file.read_text().split()
+        quota, period = _read(folder, "cpu.max").split()
         return math.inf if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf
 
 
-def _v1(folder: Path) -> float:
+def _v1(folder: str) -> float:
     try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
+        quota = int(_read(folder, "cpu.cfs_quota_us"))
+        period = int(_read(folder, "cpu.cfs_period_us"))
         return quota / period if quota > 0 else math.inf
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf

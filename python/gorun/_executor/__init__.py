@@ -28,6 +28,7 @@ from gorun._executor.future import Future
 from gorun._executor.results import chunked, results
 from gorun._executor.threads import ThreadTeam
 from gorun._executor.views import WorkerProcess, WorkerThread
+from gorun._proc.exits import loading
 
 if TYPE_CHECKING:
     from gorun._executor.processes import ProcessTeam
@@ -117,7 +118,8 @@ class Executor(futures.Executor):
         options = (max_workers, name, initializer, tuple(initargs), max_tasks_per_child)
         team: ThreadTeam | ProcessTeam
         if on == "process":
-            from gorun._executor.processes import ProcessTeam  # multiprocessing: not for everybody
+            with loading:  # multiprocessing: not for everybody
+                from gorun._executor.processes import ProcessTeam
 
             team = ProcessTeam(*options, self._inner_threads)
         else:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import time
-import uuid
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any
@@ -50,7 +50,7 @@ class ExecutorCarrier:
         self.broken: BaseException | None = None
         self._executor = executor
         self._portable = Portable(job.fn)
-        self._token = uuid.uuid4().hex
+        self._token = os.urandom(16).hex()
         self._numbers = itertools.count()
         self._workers = workers_of(executor) or job.workers
         timed = job.item_timeout is not None

@@ -31,7 +31,6 @@ has to be undone is undone by single calls of C, as handlers come after those, n
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -40,6 +39,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeAlias
+
+from gorun._proc import exits
 
 PARK = 5e-3  # seconds
 
@@ -96,7 +97,7 @@ def _after_fork() -> None:
     _main = threading.main_thread().ident
 
 
-os.register_at_fork(after_in_child=_after_fork)
+exits.after_fork.append(_after_fork)
 
 
 def hold() -> bool:

@@ -15,13 +15,12 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from gorun._proc import wire
 from gorun._settings import usable_cpus
 
-HERE = Path(__file__).parent
+HERE = os.path.dirname(__file__)
 # Loads the two files that a worker needs, with their cached byte code, and nothing else of gorun.
 BOOT = """\
 import sys
@@ -84,7 +83,7 @@ def start(share: Share) -> Ends:
         args = [str(fd) for fd in given] + ["-1"] * (page is None)
         pid = os.posix_spawn(
             sys.executable,
-            [*_command(), str(HERE / "wire.py"), str(HERE / "child.py"), *args],
+            [*_command(), os.path.join(HERE, "wire.py"), os.path.join(HERE, "child.py"), *args],
             _environment(share),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -5,8 +5,8 @@
 use pyo3::exceptions::PyIndexError;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::door;
 use crate::latch::fetched;
@@ -44,7 +44,8 @@ impl PyResults {
             if !error.is_instance_of::<PyIndexError>(py) {
                 return Err(error);
             }
-            slf.call_method0(intern!(py, "_advance"))?;
+            // Not `intern!`: a fork in the middle of making its cell leaves it in work for ever in the child.
+            slf.call_method0(PyString::intern(py, "_advance"))?;
         }
     }
 
