@@ -92,7 +92,8 @@ def maxprocs(request: pytest.FixtureRequest, hook_errors: HookErrors) -> Iterato
     yield count
     gorun.gomaxprocs(usual)
     # Other fixtures' values would live here until after this; they have been torn down by now.
-    request.node.funcargs.clear()
+    if request.node.funcargs is not None:  # None after a Ctrl-C
+        request.node.funcargs.clear()
     problems = []
     if not request.node.get_closest_marker("leaky_ok"):
         # The traceback of a failed test holds its frame, and so everything the test made.

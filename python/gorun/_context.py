@@ -350,7 +350,7 @@ class Context(AbstractContextManager["Context"]):
     ) -> None:
         self.cancel()
 
-    def after_func(self, fn: Callable[[], object], /) -> Callable[[], bool]:
+    def after_func(self, fn: Callable[[], object]) -> Callable[[], bool]:
         """Run ``fn()`` in a goroutine of its own when the context has ended (at once if it has).
 
         It sees a copy of the context variables of this call. Gives back a function ``stop()``: True if

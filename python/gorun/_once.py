@@ -144,10 +144,10 @@ class Once:
 
 
 @overload
-def once(fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
+def once(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]: ...
 @overload
-def once(fn: Callable[P, T], /) -> Callable[P, T]: ...
-def once(fn: Callable[..., Any], /) -> Callable[..., Any]:
+def once(fn: Callable[P, T]) -> Callable[P, T]: ...
+def once(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function run once: decorates a plain or an ``async def`` function.
 
     Each call gives the result of the first, or its error, whatever its arguments. A first run that was
