@@ -33,9 +33,6 @@ import pytest
 import pytest_timeout
 
 import gorun
-import gorun._executor.processes  # loaded when first wanted: what its modules hold is no leak of a test
-import gorun._map.executors
-import gorun._map.processes
 from gorun._proc import warm
 
 SETTLE = 5.0

@@ -507,29 +507,3 @@ def test_fork_while_shutting_down() -> None:
         work()
         """
     )
-
-
-def test_fork_while_another_thread_loads_the_workers() -> None:
-    """The child can map: no module is half loaded there, its lock held by a thread that is gone.
-
-    Mutation: no `before=loading.acquire`.
-    """
-    run(
-        """
-        import importlib.abc
-        begun = threading.Event()
-        class Slow(importlib.abc.MetaPathFinder):
-            def find_spec(self, name, path, target=None):
-                if name == "gorun._map.processes":
-                    begun.set()
-                    time.sleep(0.3)
-        sys.meta_path.insert(0, Slow())
-        def map_once():
-            assert list(gorun.map(abs, [-1, 2], on="process")) == [1, 2]
-        first = threading.Thread(target=map_once)
-        first.start()
-        assert begun.wait(20)
-        fork(map_once)
-        first.join()
-        """
-    )

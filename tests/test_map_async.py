@@ -6,10 +6,12 @@ Beside each guarantee stands a change that its test was seen to catch.
 from __future__ import annotations
 
 import functools
+import unittest.mock
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests import _child
 from tests._mapping import (
     HANG,
     Counted,
@@ -46,13 +48,60 @@ def test_an_async_function_is_awaited(fn: Callable[[int], Any]) -> None:
     assert [n * n for n in range(500)] == list(tmap(fn, range(500)))
 
 
-def test_a_class_is_no_async_function() -> None:
-    """Though its objects are: a call of it makes one.
+class Makes(type):
+    """Whose classes are called with an await."""
 
-    Mutation: `makes_coroutine` asks a class for its `__call__`.
+    async def __call__(cls, n: int) -> int:  # type: ignore[override]
+        return n * n
+
+
+class Made(metaclass=Makes):
+    """A call of it gives no object."""
+
+
+def test_a_class_is_no_async_function() -> None:
+    """Though its objects are: a call of it makes one. Unless its metaclass says otherwise.
+
+    Mutations: `makes_coroutine` asks a class for its `__call__`; or does not ask `type(fn)`.
     """
     powers = list(tmap(Power, [1, 2]))
     assert [power.exponent for power in powers] == [1, 2]
+    assert list(tmap(Made, [2, 3])) == [4, 9]  # type: ignore[arg-type]
+
+
+def test_a_mock_is_what_it_was_made_as() -> None:
+    """Mutation: `isinstance(fn, type)`, which asks the mock's spec."""
+    mock = unittest.mock.AsyncMock(spec=len, return_value=7)
+    assert list(tmap(mock, [1, 2])) == [7, 7]
+
+
+def test_async_functions_without_inspect() -> None:
+    """As `inspect` says, which `import gorun` does not load.
+
+    Mutations: partials, or methods, are not taken off; the flag is another one.
+    """
+    _child.run(
+        """
+        from functools import partial
+        from gorun._callers import is_async_def
+        class Some:
+            async def method(self): pass
+            @classmethod
+            async def kind(cls): pass
+            async def __call__(self): pass
+        async def generator():
+            yield
+        async def f(): pass
+        yes = [f, partial(partial(f)), Some().method, Some.kind, partial(Some().method), Some.method]
+        no = [print, len, generator, Some, Some(), lambda: f(), partial(print), None, 1, [].append]
+        assert "inspect" not in sys.modules
+        assert all(map(is_async_def, yes))
+        assert not any(map(is_async_def, no))
+        import inspect
+        for fn in yes + no:
+            assert is_async_def(fn) == inspect.iscoroutinefunction(fn), fn
+        """
+    )
 
 
 def test_as_many_async_items_run_as_there_are_workers() -> None:

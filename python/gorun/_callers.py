@@ -9,6 +9,8 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gorun import _gorun, _hooks
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
+CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 
 def task() -> asyncio.Task[Any] | None:
@@ -95,3 +98,21 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> N
     """Have the loop call ``fn``; nothing happens if it is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(fn)
+
+
+def is_async_def(fn: object) -> bool:
+    """What `inspect.iscoroutinefunction` says of `fn`; without `inspect`, which is slow to import.
+
+    Nothing can be marked as one (3.12) where nobody has imported that. Nor is it imported here when it
+    is first wanted: a child forked in the middle of an import never gets out of it.
+    """
+    known = getattr(sys.modules.get("inspect"), "iscoroutinefunction", None)
+    if known is not None:
+        return bool(known(fn))
+    while True:
+        if isinstance(fn, MethodType):
+            fn = fn.__func__
+        elif isinstance(fn, partial):
+            fn = fn.func
+        else:
+            return isinstance(fn, FunctionType) and bool(fn.__code__.co_flags & CO_COROUTINE)

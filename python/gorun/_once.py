@@ -164,10 +164,8 @@ def once(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     if not callable(fn):
         raise TypeError(f"once decorates a function, not {fn!r}")
-    import inspect  # slow to import, and few need it
-
     gate = Once()
-    if inspect.iscoroutinefunction(fn):
+    if _callers.is_async_def(fn):
 
         @functools.wraps(fn)
         async def run_async(*args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ def _number(text: str, name: str, low: int, high: int) -> int:
 
 
 def _read(*path: str) -> str:  # not pathlib, which is slow to import
-    with open(os.path.join(*path)) as file:
+    with open(os.path.join(*path), errors="surrogateescape") as file:
         return file.read()
 
 
@@ -34,13 +34,17 @@ def _quota(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> floa
     """CPUs that the cgroup quota (v2, then v1) allows; infinity without one."""
     best = math.inf
     try:
-        lines = _read(own).splitlines()
+        lines = _read(own).split("\n")
     except OSError:
         return best
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, _, named = line.partition(":")
+        controllers, colon, path = named.partition(":")
+        if not colon:
+            continue
         if controllers == "":  # v2: the limits of all ancestors count
-            here = os.path.normpath(os.path.join(root, path.lstrip("/")))
+            # With its "..": outside of what this cgroup namespace shows, the way up leads to the root.
+            here = os.path.join(root, path.strip("/")).rstrip("/")
             while True:
                 best = min(best, _v2(here))
                 if here in (root, os.path.dirname(here)):

@@ -28,7 +28,6 @@ from gorun._executor.future import Future
 from gorun._executor.results import chunked, results
 from gorun._executor.threads import ThreadTeam
 from gorun._executor.views import WorkerProcess, WorkerThread
-from gorun._proc.exits import loading
 
 if TYPE_CHECKING:
     from gorun._executor.processes import ProcessTeam
@@ -118,8 +117,7 @@ class Executor(futures.Executor):
         options = (max_workers, name, initializer, tuple(initargs), max_tasks_per_child)
         team: ThreadTeam | ProcessTeam
         if on == "process":
-            with loading:  # multiprocessing: not for everybody
-                from gorun._executor.processes import ProcessTeam
+            from gorun._executor.processes import ProcessTeam  # multiprocessing: not for everybody
 
             team = ProcessTeam(*options, self._inner_threads)
         else:

@@ -20,12 +20,14 @@ from concurrent.futures import Executor
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from gorun._gil import gil_enabled
+from gorun._map.blocks import BlockFlow
 from gorun._map.carrier import Job
+from gorun._map.executors import ExecutorCarrier
 from gorun._map.flow import Flow
 from gorun._map.front import AsyncMap, Map
+from gorun._map.processes import ProcessCarrier
 from gorun._map.progress import Progress, meter
 from gorun._map.threads import ThreadCarrier
-from gorun._proc import exits
 
 __all__ = ["AsyncMap", "Map", "map", "map_async"]
 
@@ -228,23 +230,16 @@ def map_async(
 
 
 def _flow(job: Job, iterables: tuple[Iterable[Any], ...], progress: Progress | None) -> Flow:
-    """Chooses the carrier, and puts the parts of one map together.
-
-    What worker processes need is imported here: without it `import gorun` takes half the time.
-    """
+    """Chooses the carrier, and puts the parts of one map together."""
     sources = [_iterator(iterable) for iterable in iterables]
     source: Iterator[Any] = zip(*sources, strict=False) if job.star else sources[0]
     total = None
     if all(isinstance(iterable, Sized) for iterable in iterables):
         total = min(len(iterable) for iterable in cast("tuple[Sized, ...]", iterables))
     told = meter(progress, total)
-    if isinstance(job.on, Executor) or on_processes(job):
-        with exits.loading:
-            from gorun._map.blocks import BlockFlow
-            from gorun._map.executors import ExecutorCarrier
-            from gorun._map.processes import ProcessCarrier
-        if isinstance(job.on, Executor):
-            return BlockFlow(job, ExecutorCarrier(job, job.on, total), source, total, told)
+    if isinstance(job.on, Executor):
+        return BlockFlow(job, ExecutorCarrier(job, job.on, total), source, total, told)
+    if on_processes(job):
         return BlockFlow(job, ProcessCarrier(job, total), source, total, told)
     return Flow(job, ThreadCarrier(job, total), source, total, told)
 

@@ -22,9 +22,9 @@ import math
 import operator
 from collections.abc import Callable
 from concurrent.futures import Executor
-from types import BuiltinFunctionType, FunctionType
 from typing import Any, Protocol
 
+from gorun._callers import is_async_def
 from gorun._gorun import Latch
 from gorun._runtime import gomaxprocs
 
@@ -36,7 +36,6 @@ LONGEST_AHEAD = 1 << 10
 LONGEST_AHEAD_SIZED = 1 << 16
 PLACES = ("thread", "process")
 ERRORS = ("raise", "return", "collect")
-CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 
 def longest_ahead(total: int | None) -> int:
@@ -162,15 +161,11 @@ class Job:
 
 def makes_coroutine(fn: Callable[..., Any]) -> bool:
     """Whether calling `fn` gives a coroutine: an `async def`, a partial or an object of one."""
-    if type(fn) is FunctionType and not fn.__dict__:  # most are: without `inspect`, slow to import
-        return bool(fn.__code__.co_flags & CO_COROUTINE)
-    if isinstance(fn, BuiltinFunctionType | type):
-        return False
-    import inspect
-
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-        getattr(fn, "__call__", None)  # noqa: B004 - not "is it callable" but "is that async"
-    )
+    kind = type(fn)
+    if is_async_def(fn) or is_async_def(kind.__call__):
+        return True
+    # A class has the `__call__` of its objects there, which is not what a call of the class does.
+    return not issubclass(kind, type) and is_async_def(getattr(fn, "__call__", None))  # noqa: B004
 
 
 def _check_on(on: object) -> None:

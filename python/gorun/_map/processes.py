@@ -11,9 +11,11 @@ then the crew has a thread of its own.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -21,7 +23,6 @@ from gorun._errors import WorkerDied
 from gorun._gorun import Latch, _cancellable
 from gorun._map.blocks import Block
 from gorun._map.carrier import Job, longest_ahead
-from gorun._proc import exits
 from gorun._proc.codec import Codec
 from gorun._proc.crew import Crew
 from gorun._proc.sizing import Sizing
@@ -295,4 +296,5 @@ def _at_exit() -> None:
             carrier.interrupt()
 
 
-exits.before_joins.append(_at_exit)
+with suppress(RuntimeError):  # of an import at the very end
+    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

@@ -6,10 +6,9 @@ inbox.py   the half of a crew that takes in what workers send
 lead.py    who waits for the answers of a pool: its thread, or who wants one; Ctrl-C meanwhile
 will.py    what becomes of the batches of a worker that died
 client.py  what a crew and its client say to each other
-warm.py    workers that are kept between maps; their end at exit, what a fork leaves of them
+warm.py    workers that are kept between maps; exit and fork
 worker.py  one worker as the parent sees it
 start.py   how a worker is started
-exits.py   hooks for exit and fork, registered before all this is loaded
 sizing.py  how many items make a batch
 codec.py   what travels by pickle, what by cloudpickle, and who is to blame if it cannot
 wire.py    frames on a socket, large ones in shared memory (both sides)

@@ -31,6 +31,7 @@ has to be undone is undone by single calls of C, as handlers come after those, n
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -39,8 +40,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeAlias
-
-from gorun._proc import exits
 
 PARK = 5e-3  # seconds
 
@@ -97,7 +96,7 @@ def _after_fork() -> None:
     _main = threading.main_thread().ident
 
 
-exits.after_fork.append(_after_fork)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def hold() -> bool:

@@ -8,6 +8,7 @@ At the interpreter's exit all are killed and reaped. A forked child forgets them
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections import deque
@@ -15,12 +16,13 @@ from typing import Any
 from weakref import WeakSet
 
 from gorun._gorun import current
-from gorun._proc import exits
 from gorun._proc.start import Share
 from gorun._proc.worker import Worker
 
 KEEP = 10.0  # seconds
 MOST = 32
+
+_over = False  # the interpreter ends: nobody answers for who is killed now
 
 process = os.getpid()
 """This one. To ask the system costs more than much of what is done for a message."""
@@ -72,12 +74,12 @@ def stop(worker: Worker, kill: bool) -> None:
 
 def is_over() -> bool:
     """Whether the interpreter ends, and all workers with it."""
-    return exits.over
+    return _over
 
 
 def check() -> None:
     """Raises if the interpreter ends: in a daemon thread, which ends with it, what is not printed."""
-    if exits.over:
+    if _over:
         silent = threading.current_thread().daemon and current() is None
         kind = SystemExit if silent else RuntimeError
         raise kind("the interpreter is ending, and its worker processes have gone")
@@ -104,6 +106,8 @@ def close() -> None:
 
 
 def _at_exit() -> None:
+    global _over
+    _over = True
     idle = tuple(_idle)
     _idle.clear()
     for worker in _alive.copy():
@@ -126,5 +130,5 @@ def _forget() -> None:
     _alive.clear()
 
 
-exits.at_exit.append(_at_exit)
-exits.after_fork.append(_forget)
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_forget)
