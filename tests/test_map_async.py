@@ -70,7 +70,7 @@ def test_a_class_is_no_async_function() -> None:
 
 
 def test_a_mock_is_what_it_was_made_as() -> None:
-    """Mutation: `isinstance(fn, type)`, which asks the mock's spec."""
+    """Mutation: what `isinstance` takes for a builtin function is not async: that asks the mock's spec."""
     mock = unittest.mock.AsyncMock(spec=len, return_value=7)
     assert list(tmap(mock, [1, 2])) == [7, 7]
 
