@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,9 +36,24 @@ def process_cpu(pid: int) -> float:
 
 
 def children_cpu(pid: int) -> float:
-    """CPU seconds of the ended children of a process, and theirs, in ticks."""
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(after_name[13]) + int(after_name[14])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of the children of a process, and theirs; of those that have ended, in ticks."""
+    seconds = 0.0
+    parents: dict[int, list[int]] = {}
+    ended: dict[int, float] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ends just now: its parent has it with the others
+            after_name = path.read_text().rpartition(")")[2].split()
+            number = int(path.parent.name)
+            parents.setdefault(int(after_name[1]), []).append(number)
+            ended[number] = (int(after_name[13]) + int(after_name[14])) / os.sysconf("SC_CLK_TCK")
+    family = [pid]
+    for member in family:
+        seconds += ended.get(member, 0.0)
+        if member != pid:
+            with suppress(OSError):
+                seconds += process_cpu(member)
+        family += parents.get(member, [])
+    return seconds
 
 
 def machine_cpu() -> float:
