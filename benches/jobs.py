@@ -11,9 +11,8 @@ import random
 import sys
 import zlib
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from threading import Thread
 
 BLOCK = 16_384
 
@@ -55,19 +54,12 @@ def parsed(how: str, lines: Iterable[str]) -> Iterable[int]:
         with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
             return list(pool.map(parse, lines, chunksize=4))
     if how == "parse-threads":
+        from concurrent.futures import ThreadPoolExecutor
+
         every = list(lines)
-        halves = [every[0::2], every[1::2]]
-        counts: list[list[int]] = [[], []]
-
-        def work(which: int) -> None:
-            counts[which].extend(map(parse, halves[which]))
-
-        threads = [Thread(target=work, args=(which,)) for which in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return counts[0] + counts[1]
+        with ThreadPoolExecutor(2) as threads:  # each has one call: its half
+            counts = threads.map(lambda half: list(map(parse, half)), (every[0::2], every[1::2]))
+            return list(chain(*counts))
     return map(parse, lines)
 
 

@@ -248,20 +248,3 @@ def test_an_idle_worker_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     pids = set(pmap(lambda n: os.getpid(), range(5)))
     until(lambda: not any(alive(pid) for pid in pids))
     assert list(pmap(abs, [-1])) == [1]
-
-
-def test_a_first_map_that_the_exit_ends() -> None:
-    """Its goroutine is cancelled before its workers go, though these were loaded late: nothing is told.
-
-    Mutation: warm.py registers `_at_exit` itself, when it is loaded.
-    """
-    _child.run(
-        """
-        begun = threading.Event()
-        def body():
-            for _ in gorun.map(time.sleep, [0.0] + [3600.0] * 4, workers=2, on="process", chunk=1):
-                begun.set()
-        go(body)
-        assert begun.wait(20)
-        """
-    )

@@ -111,8 +111,9 @@ pub mod name {
     pub static ASYNCIO_EVENTS: Name = Name::new(c"asyncio.events");
     pub static TRACE_HOOK: Name = Name::new(c"_trace_hook");
     pub static PROFILE_HOOK: Name = Name::new(c"_profile_hook");
+    pub static ADVANCE: Name = Name::new(c"_advance");
 
-    pub(super) static ALL: [&Name; 8] = [
+    pub(super) static ALL: [&Name; 9] = [
         &CLOSE,
         &THROW,
         &ORIGIN,
@@ -121,6 +122,7 @@ pub mod name {
         &ASYNCIO_EVENTS,
         &TRACE_HOOK,
         &PROFILE_HOOK,
+        &ADVANCE,
     ];
 }
 

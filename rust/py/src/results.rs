@@ -6,9 +6,9 @@ use pyo3::exceptions::PyIndexError;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 
 use crate::door;
+use crate::errors::name;
 use crate::latch::fetched;
 
 /// An iterator over what `take` gives: each `next` is a cancel point. Where `take` raises IndexError, `self._advance()`
@@ -44,8 +44,12 @@ impl PyResults {
             if !error.is_instance_of::<PyIndexError>(py) {
                 return Err(error);
             }
-            // Not `intern!`: a fork in the middle of making its cell leaves it in work for ever in the child.
-            slf.call_method0(PyString::intern(py, "_advance"))?;
+            // SAFETY: attached; an object, and a name that is interned since the import. A new reference, or null with an
+            // error set.
+            unsafe {
+                let none = ffi::PyObject_CallMethodNoArgs(slf.as_ptr(), name::ADVANCE.get());
+                Bound::from_owned_ptr_or_err(py, none)?;
+            }
         }
     }
 
