@@ -1,6 +1,6 @@
 //! gorun-core: Go's scheduler, without any Python.
 //!
-//! Layers, imports go down only: [`runtime`] -> [`select`] -> [`chan`] -> [`mutex`] -> [`gate`] -> [`wait`] -> [`sched`] -> [`timer`] -> [`trace`] -> [`prim`]; [`host`] is the seam to
+//! Layers, imports go down only: [`runtime`] -> [`select`] -> [`chan`] -> [`mutex`] -> [`gate`] -> [`wait`] -> [`sched`] -> [`timer`] -> [`trace`] -> [`prim`]; [`ring`], between processes, stands on [`prim`] alone; [`host`] is the seam to
 //! what is run. `sched/README.md` holds the protocol of parking and submitting in prose.
 
 pub mod chan;
@@ -10,6 +10,7 @@ pub mod host;
 mod model;
 pub mod mutex;
 pub mod prim;
+pub mod ring;
 pub mod runtime;
 pub mod sched;
 pub mod select;

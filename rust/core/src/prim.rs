@@ -48,6 +48,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use atomic::{AtomicU32, Ordering};
+#[cfg(not(loom))]
+use rustix::thread::futex::{self, Flags};
 #[cfg(loom)]
 pub use standin::{futex_wait, futex_wake};
 
@@ -109,23 +111,52 @@ pub enum Wake {
 /// Waits while `word` is `expected`, for at most `timeout`.
 #[cfg(not(loom))]
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Wake {
-    use rustix::thread::futex;
+    wait_with(Flags::PRIVATE, word, expected, timeout)
+}
+
+/// Wakes up to `n` threads that wait on `word`.
+#[cfg(not(loom))]
+pub fn futex_wake(word: &AtomicU32, n: u32) {
+    wake_with(Flags::PRIVATE, word, n);
+}
+
+/// The same for words in memory that several processes map. A word is one kind or the other.
+pub mod shared {
+    #[cfg(loom)]
+    pub use super::standin::{futex_wait, futex_wake};
+    #[cfg(not(loom))]
+    use super::{AtomicU32, Duration, Flags, Wake, wait_with, wake_with};
+
+    /// See the one above.
+    #[cfg(not(loom))]
+    pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Wake {
+        wait_with(Flags::empty(), word, expected, timeout)
+    }
+
+    /// See the one above.
+    #[cfg(not(loom))]
+    pub fn futex_wake(word: &AtomicU32, n: u32) {
+        wake_with(Flags::empty(), word, n);
+    }
+}
+
+#[cfg(not(loom))]
+fn wait_with(flags: Flags, word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Wake {
     let limit = timeout.map(|t| futex::Timespec {
         tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(t.subsec_nanos()),
     });
-    match futex::wait(word, futex::Flags::PRIVATE, expected, limit.as_ref()) {
+    match futex::wait(word, flags, expected, limit.as_ref()) {
         Err(rustix::io::Errno::TIMEDOUT) => Wake::TimedOut,
         Err(rustix::io::Errno::INTR) => Wake::Interrupted,
         _ => Wake::Woken,
     }
 }
 
-/// Wakes up to `n` threads that wait on `word`.
 #[cfg(not(loom))]
-pub fn futex_wake(word: &AtomicU32, n: u32) {
+fn wake_with(flags: Flags, word: &AtomicU32, n: u32) {
     // The result only says how many were woken; nobody waiting is no error.
-    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, n);
+    let _ = futex::wake(word, flags, n);
 }
 
 const EMPTY: u32 = 0;
