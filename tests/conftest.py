@@ -46,6 +46,8 @@ CACHED = frozenset(
         "gorun._hooks._NoWait",  # one per M, as long as its thread lives
         "gorun._proc.worker.Worker",  # idle, for the next map, with what it consists of
         "gorun._proc.wire.Wire",
+        "gorun._proc.linked.ParentEnd",
+        "gorun._gorun._Link",
         "gorun._proc.start.Ends",
     }
 )

@@ -11,11 +11,12 @@ worker.py  one worker as the parent sees it
 start.py   how a worker is started
 sizing.py  how many items make a batch
 codec.py   what travels by pickle, what by cloudpickle, and who is to blame if it cannot
-wire.py    frames on a socket, large ones in shared memory (both sides)
+linked.py  frames by rings in shared memory (both sides)
+wire.py    frames, and how they go by a socket; large ones in segments (both sides)
 byvalue.py cloudpickle, and what it leaves out (both sides)
 errors.py  how exceptions travel (both sides)
 child.py   what a worker runs (the other side)
 
-Imports go downwards in this list. The last four import nothing of gorun: a worker loads wire.py and
-child.py alone, and the two between them when it needs them.
+Imports go downwards in this list. The last five import nothing of gorun: a worker loads wire.py,
+child.py and, with the extension, linked.py; the two between them when it needs them.
 """

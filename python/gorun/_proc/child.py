@@ -4,9 +4,10 @@ Who does what
 - The main thread reads frames, runs what they bring and sends what came of it.
 - A call of an executor that finds its worker idle comes alone, and is run and answered without any
   of the following: nothing is there to be taken back.
-- A batch is begun with a token: the batch's number, that the parent wrote into a pipe that both
-  read from. A parent that wants a batch back reads its token itself; whoever has got it
-  has the batch. That needs nobody's cooperation: the worker may be stuck in native code.
+- A batch is claimed before it is begun, by a word that the parent may change, too: one that wants batches
+  back claims those that are left (linked.py). That needs nobody's cooperation: the worker may be stuck in
+  native code. Where there are no rings, the claim is a token: the batch's number, that the parent wrote
+  into a pipe that both read from.
 - A helper thread serves the parent's wish for what is left of a batch that takes long: it sends the
   results that are there, and gives back the items that are not begun. It needs the interpreter, so
   it comes when the item at work lets go of it.
@@ -224,8 +225,8 @@ class Batch:
 class Worker:
     """The one worker of this process."""
 
-    def __init__(self, sock: Any, tokens: int, control: int, memory: Any) -> None:
-        self.wire = wire.Wire(sock)
+    def __init__(self, link: wire.Wire, tokens: int, control: int, memory: Any) -> None:
+        self.wire = link
         self.tokens, self.control, self.memory = tokens, control, memory
         self.page = None if memory is None else memoryview(memory).cast("Q")
         self.by_value: tuple[bytes, ...] = (b"__main__",)
@@ -249,7 +250,7 @@ class Worker:
             if frame.kind == wire.CALL:
                 self.do_call(frame)
                 if frame.count == wire.LOOK_OUT and self.lookout.worth():
-                    self.look_out(frame.number)
+                    self.wire.look_out = wire.QUICK
             elif frame.kind == wire.BATCH:
                 self.do_batch(frame)
             elif frame.kind == wire.JOB:
@@ -302,6 +303,8 @@ class Worker:
     def forked(self) -> None:
         """In a process that an item has forked: only the item is its own; then it ends (`flush`)."""
         self.wire.sock.close()
+        if (link := getattr(self.wire, "link", None)) is not None:
+            link.desert()
         self.page = self.memory = None
         self.sending._at_fork_reinit()  # type: ignore[attr-defined]  # as in `Batch`
         if self.batch is not None:
@@ -370,16 +373,9 @@ class Worker:
                 self.look_at_memory(began)
             self.answer(wire.DONE, batch, seconds, 0, frame)
 
-    def look_out(self, number: int) -> None:
-        """Waits a moment for a call behind `number` without going to sleep."""
-        page, until = self.page, self.answered + wire.QUICK
-        if page is not None:
-            while page[3] == number and perf_counter() < until:
-                pass
-
     def do_call(self, frame: Any) -> None:
-        """Runs one call that came alone, to an idle worker: nobody takes it back."""
-        if self.job is None:
+        """Runs one call that came alone, to an idle worker, unless the parent has taken it back."""
+        if not self.may_begin(frame.number) or self.job is None:
             return
         page, number = self.page, frame.number
         if page is not None:
@@ -447,7 +443,10 @@ class Worker:
             self.wire.put(wire.GROWN)
 
     def may_begin(self, number: int) -> bool:
-        """Takes the batch's token, if it is there."""
+        """Claims the batch, or takes its token, if it is there."""
+        if self.wire.claim is not None:
+            claimed: bool = self.wire.claim(number)
+            return claimed
         if self.token is None:
             try:
                 (self.token,) = wire.TOKEN.unpack(os.read(self.tokens, wire.TOKEN.size))
@@ -587,8 +586,8 @@ def own_memory() -> int:
         return 0
 
 
-def tie_to_parent(lifeline: int) -> None:
-    """Has the kernel kill this process when the other end of the lifeline is closed."""
+def tie_to_parent(lifeline: int) -> bool:
+    """Has the kernel kill this process when the other end of the lifeline is closed; False if it does not."""
     try:
         import fcntl
 
@@ -598,33 +597,44 @@ def tie_to_parent(lifeline: int) -> None:
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     except (ImportError, AttributeError, OSError):
-        return
+        return False
     try:
         if os.read(fd, 1) == b"":  # it was closed before
             os._exit(0)
     except BlockingIOError:
         pass
+    return True
 
 
-def main(fds: list[int]) -> NoReturn:
-    """The program: `fds` are socket, lifeline, tokens, control, and the page or -1."""
+def extension(path: str) -> Any:
+    """gorun's extension, without gorun; under its name, for a gorun that comes later."""
+    from _frozen_importlib import _load  # type: ignore[attr-defined]
+    from _frozen_importlib_external import spec_from_file_location
+
+    return _load(spec_from_file_location("gorun._gorun", path))
+
+
+def main(path: str, sock: str, lifeline: str, control: str, either: str, kind: str) -> NoReturn:
+    """The program: where the extension is; descriptors, the last one of memory or of tokens."""
     import signal
     from _socket import socket
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    sock, lifeline, tokens, control, page = fds
+    fds = [int(fd) for fd in (sock, lifeline, control, either)]
     for fd in fds:
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-    tie_to_parent(lifeline)
-    memory = None
-    if page >= 0:
+        os.set_inheritable(fd, False)
+    tied = tie_to_parent(fds[1])
+    memory, end = None, socket(fileno=fds[0])
+    link = wire.Wire(end)
+    if kind == "memory":
         import mmap
 
-        memory = mmap.mmap(page, wire.PAGE)
-        os.close(page)
-    worker = Worker(socket(fileno=sock), tokens, control, memory)
+        memory = mmap.mmap(fds[3], wire.PAGE)
+        rings = extension(path)._Link(fds[3], wire.PAGE, fds[0])
+        os.close(fds[3])
+        link = wire.sibling("linked").WorkerEnd(end, rings, tied)
+    worker = Worker(link, fds[3], fds[2], memory)
     os.register_at_fork(after_in_child=worker.forked)
     worker.main()
     sys.exit(0)  # as a program ends: exit handlers, flushed output

@@ -40,11 +40,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gorun._gorun import _look_out
 from gorun._proc import start, warm, wire
 from gorun._proc.client import NOBODY, Client
 from gorun._proc.codec import Codec, unpack_error, unsendable
 from gorun._proc.inbox import LATE, Inbox
 from gorun._proc.lead import Lead, hold, let_go
+from gorun._proc.linked import ParentEnd
 from gorun._proc.sizing import Sizing
 from gorun._proc.will import Will
 from gorun._proc.worker import Worker
@@ -233,12 +235,10 @@ class Crew(Inbox):
                 busy += 1
         return busy < self._cpus
 
-    def _look_out(self) -> list[tuple[int, int]]:
-        """What happens within a moment, without going to sleep; others may run meanwhile."""
-        poll, until = self._poll.poll, _clock() + wire.QUICK
-        while not (events := poll(0)) and _clock() < until:
-            pass
-        return events
+    def _look_out(self) -> bool:
+        """Whether a frame comes within a moment, without going to sleep; others may run meanwhile."""
+        links = tuple([worker.link for worker in self._team.copy() if worker.link is not None])
+        return _look_out(links, wire.QUICK)
 
     def serve(self, timeout: float | None, lead: bool = False) -> None:
         """Waits up to `timeout` seconds for something to happen, and sees to it."""
@@ -248,8 +248,8 @@ class Crew(Inbox):
             left = max(0.0, due - _clock())
             timeout = left if timeout is None else min(timeout, left)
         try:
-            events = self._look_out() if lead and self._spare and self._lookout.worth() else []
-            if not events:
+            events: list[tuple[int, int]] = []
+            if not (lead and self._spare and self._lookout.worth() and self._look_out()):
                 events = self._poll.poll(-1 if timeout is None else min(timeout, 1e6))
         except (ValueError, OSError):  # it was closed meanwhile
             return
@@ -462,14 +462,19 @@ class Crew(Inbox):
             sent = worker.wire.flush()
         except OSError:  # it is dead: its pidfd says so, or its socket
             return
-        if not sent and worker.fd not in self._writing:
+        waits = not sent and worker.wire.wants_socket
+        if waits and worker.fd not in self._writing:
             self._writing.add(worker.fd)
             self._poll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
-        elif sent and worker.fd in self._writing:
+        elif not waits and worker.fd in self._writing:
             self._writing.discard(worker.fd)
             self._poll.modify(worker.fd, select.EPOLLIN)
 
     def _see(self, events: list[tuple[int, int]]) -> None:
+        if not events:  # time is up, or somebody looked out
+            for one in self._team.copy():
+                if one.link is not None and one.link.has_some():
+                    self._read(one)
         for fd, what in events:
             if fd == self._wake_out:
                 with suppress(BlockingIOError):
@@ -483,9 +488,15 @@ class Crew(Inbox):
                 if worker in self._team and worker.dead():
                     self._bury(worker)
                 continue
-            if what & select.EPOLLOUT:
+            alive = True
+            if isinstance(worker.wire, ParentEnd):
+                alive = worker.wire.heard()
                 self._flush(worker)
-            if what & ~select.EPOLLOUT and not self._read(worker):
+            elif what & select.EPOLLOUT:
+                self._flush(worker)
+            if what & ~select.EPOLLOUT:
+                alive = self._read(worker) and alive
+            if not alive and worker in self._team:
                 self._at_end(worker)
         if self._client.has_more():
             self._deal()
@@ -501,6 +512,8 @@ class Crew(Inbox):
                 break
             except OSError:
                 alive = False
+                if worker.link is not None:  # it wrote nonsense: its end is ours to make
+                    worker.kill()
             while (frame := worker.wire.get()) is not None:
                 self._take_in(worker, frame)
                 if worker not in self._team:

@@ -17,11 +17,15 @@ import sys
 from contextlib import ExitStack
 from typing import NamedTuple, TypeAlias
 
+from gorun import _gorun
+from gorun._gorun import _Link
 from gorun._proc import wire
 from gorun._settings import usable_cpus
 
 HERE = os.path.dirname(__file__)
-# Loads the two files that a worker needs, with their cached byte code, and nothing else of gorun.
+EXTENSION = str(_gorun.__file__)
+# Loads the two files that a worker needs, with their cached byte code, and nothing else of gorun; they load the
+# extension, for the rings.
 BOOT = """\
 import sys
 from _frozen_importlib_external import SourceFileLoader
@@ -31,7 +35,7 @@ def load(name, path):
     SourceFileLoader(name, path).exec_module(module)
     return module
 load("_gorun_wire", sys.argv[1])
-load("_gorun_child", sys.argv[2]).main([int(fd) for fd in sys.argv[3:]])
+load("_gorun_child", sys.argv[2]).main(*sys.argv[3:])
 """
 INNER_THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
@@ -46,9 +50,9 @@ class Ends(NamedTuple):
     pid: int
     sock: socket.socket
     lifeline: int  # closed: the worker is killed
-    tokens: tuple[int, int]  # both ends
     control: int
-    page: int | None  # shared memory
+    tokens: tuple[int, int] | None  # both ends; there are no rings
+    memory: int | None  # the page and the rings
 
 
 # How many threads a worker may keep busy inside its libraries; whether who uses us asked for that:
@@ -70,20 +74,23 @@ def start(share: Share) -> Ends:
         ours.callback(mine.close)
         others.callback(its.close)
         life_out, life_in = _pipe(others, ours)
-        token_out, token_in = _pipe(ours, ours)
         control_out, control_in = _pipe(others, ours)
-        given = [its.fileno(), life_out, token_out, control_out]
-        page = wire.memory(wire.PAGE)
-        if page is not None:
-            ours.callback(os.close, page)
-            given.append(page)
+        tokens = None
+        memory = wire.memory(wire.PAGE + _Link.SIZE)
+        if memory is not None:
+            ours.callback(os.close, memory)
+            either = memory
+        else:
+            tokens = either, token_in = _pipe(ours, ours)
+            os.set_blocking(either, False)
+            os.set_blocking(token_in, False)
         mine.setblocking(False)
-        os.set_blocking(token_out, False)
-        os.set_blocking(token_in, False)
-        args = [str(fd) for fd in given] + ["-1"] * (page is None)
+        given = [its.fileno(), life_out, control_out, either]
+        program = [*(os.path.join(HERE, name) for name in ("wire.py", "child.py")), EXTENSION]
+        numbers = [str(fd) for fd in given]
         pid = os.posix_spawn(
             sys.executable,
-            [*_command(), os.path.join(HERE, "wire.py"), os.path.join(HERE, "child.py"), *args],
+            [*_command(), *program, *numbers, "memory" if tokens is None else "tokens"],
             _environment(share),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -93,7 +100,7 @@ def start(share: Share) -> Ends:
             setsigmask=[signal.SIGINT],
         )
         ours.pop_all()
-    return Ends(pid, mine, life_in, (token_out, token_in), control_in, page)
+    return Ends(pid, mine, life_in, control_in, tokens, memory)
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:

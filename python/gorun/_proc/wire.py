@@ -1,12 +1,13 @@
-"""Frames between a parent and one worker: a socket for what is small, shared memory for the rest.
+"""Frames between a parent and one worker: what is small by rings or a socket, the rest in segments.
 
 A frame is a header, and a body: the pickle, then its out-of-band buffers (protocol 5), aligned. A
 body above INLINE bytes goes into a segment, a memfd that both sides map: the sender copies it
-there once, the receiver reads it in place. Without memfd (or with GORUN_SHM=0) bodies of any size
-go through the socket.
+there once, the receiver reads it in place. The others go through rings in shared memory (linked.py).
+Without memfd (or with GORUN_SHM=0) bodies of any size go through the socket, as `Wire` does it.
 
 Segments
-- The sender owns its segments. The first frame that uses one carries its file descriptor.
+- The sender owns its segments. The first frame that uses one carries its file descriptor
+  (which comes by the socket, before the frame does, where there are rings).
 - A segment is the receiver's from the frame on, until it answers FREE (use it again) or LOST (some
   object still lives in it: the receiver keeps its mapping, the sender forgets its own).
 - DROP tells the receiver that a free segment will not be used again.
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     Chunk: TypeAlias = bytes | bytearray | memoryview
+    # Of a frame: kind, buffers, number, count, bytes of the body, segment (0: none), its new size
+    Head: TypeAlias = tuple[int, int, int, int, int, int, int]
 
 # To the worker.
 SETUP, JOB, BATCH, EXIT, CALL = 1, 2, 3, 4, 5
@@ -38,20 +41,20 @@ READY, DONE, PART, BAD, RESULT, GROWN = 11, 12, 13, 14, 15, 16
 # Both ways.
 FREE, LOST, DROP = 21, 22, 23
 
-# kind, number of buffers, number, count, bytes of the body, segment (0: inline), its new size
+# As it goes through a socket.
 HEADER = struct.Struct("<IIQQQIQ")
 SIZES = "<{}Q"
 ALIGNED = 64
 
-# The page that a worker and its parent share: number of the batch, items begun, bytes of the log, by the
-# parent the number of the last call that it sent alone; then the log, entry after entry: place in the
-# batch, bytes of the pickled outcome, the outcome.
+# The page that a worker and its parent share: number of the batch, items begun, bytes of the log; then the
+# log, entry after entry: place in the batch, bytes of the pickled outcome, the outcome. Behind it in the same
+# memory lie the rings (linked.py).
 PAGE = 1 << 16
 LOG = 64  # where it begins
 ENTRY = struct.Struct("<II")
 
-# What goes through the pipes of tokens and of wishes: the number of a batch. Whole, as a worker that
-# was held up may find any number of batches that were taken back before it comes to one that was not.
+# What goes through the pipes of tokens (where there are no rings) and of wishes: the number of a batch. Whole,
+# as a worker that was held up may find any number of batches that were taken back before one that was not.
 TOKEN = struct.Struct("<Q")
 
 SMALL = 1 << 12  # bytes that are copied to be one piece with their header
@@ -122,7 +125,7 @@ def sibling(name: str) -> Any:
         return importlib.import_module(f"gorun._proc.{name}")
     full = f"_gorun_{name}"
     if (module := sys.modules.get(full)) is None:
-        from importlib.machinery import SourceFileLoader
+        from _frozen_importlib_external import SourceFileLoader
 
         module = type(sys)(full)
         path = os.path.join(os.path.dirname(__file__), f"{name}.py")
@@ -136,11 +139,15 @@ def memory(size: int) -> int | None:
     if os.environ.get("GORUN_SHM") == "0":
         return None
     try:
-        fd = os.memfd_create("gorun", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):
+        import fcntl
+
+        fd = os.memfd_create("gorun", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (ImportError, AttributeError, OSError):
         return None
     try:
         os.ftruncate(fd, size)
+        # Nobody can make it a bus error for the other side.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     except OSError:
         os.close(fd)
         return None
@@ -210,6 +217,9 @@ class Frame:
 class Wire:
     """One side of the socket. The parent's does not block, the worker's does."""
 
+    look_out = 0.0  # seconds that the next `fill` may stay awake; here none
+    claim: Any = None  # of a batch by its number, where that needs no token
+
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self._out: list[tuple[memoryview, int | None]] = []  # and the descriptor that goes with it
@@ -233,7 +243,12 @@ class Wire:
 
     @property
     def unsent(self) -> bool:
-        """Whether `flush` has to be called again, once the socket takes more."""
+        """Whether `flush` has to be called again."""
+        return bool(self._out)
+
+    @property
+    def wants_socket(self) -> bool:
+        """Whether that is once the socket takes more."""
         return bool(self._out)
 
     def put(
@@ -260,13 +275,16 @@ class Wire:
         segment, fresh, fd = 0, 0, None
         if size > INLINE:
             segment, fresh, fd = self._place(size, parts)
-        head = HEADER.pack(kind, len(buffers), number, count, size, segment, fresh)
-        if segment:
-            self._out.append((memoryview(head), fd))
-        elif size <= SMALL:
-            self._out.append((memoryview(head + b"".join(parts)), None))
+        head = kind, len(buffers), number, count, size, segment, fresh
+        self._queue(head, () if segment else parts, fd)
+
+    def _queue(self, head: Head, parts: Sequence[Chunk], fd: int | None) -> None:
+        """Has a frame sent by the next `flush`."""
+        packed = HEADER.pack(*head)
+        if fd is not None or head[4] <= SMALL:
+            self._out.append((memoryview(packed + b"".join(parts)), fd))
         else:
-            self._out.append((memoryview(head), None))
+            self._out.append((memoryview(packed), None))
             self._out += [(memoryview(part).cast("B"), None) for part in parts if len(part)]
 
     def send(self, kind: int, number: int, count: int, data: bytes) -> bool:

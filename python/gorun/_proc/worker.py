@@ -1,7 +1,7 @@
 """One worker process as its parent sees it. It waits for nothing; crew.py says when to look.
 
 A worker is dead when its pidfd says so (without pidfd: when its socket is at the end). What it sent
-before is read first. It is reaped here, once, so its pid is its own until then.
+before is read first: rings outlive their writer. It is reaped here, once, so its pid is its own until then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from gorun._proc import start, wire
+from gorun._gorun import _Link
+from gorun._proc import linked, start, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
 
 _HEAD = struct.Struct("<QQQ")  # of the page: see wire.py
 
@@ -37,7 +42,7 @@ class Batch:
         self.answered = 0  # how many of the first ones
         self.since = now  # when it was sent, or became the first of its worker
         self.known = 0  # how many names were sent by value
-        self.alone = False  # a call that was sent without a token
+        self.alone = False  # a call that was sent as it is
         self.asked = False  # the worker was asked to give back what it has not begun
 
 
@@ -49,6 +54,7 @@ class Worker:
         self._ends = start.start(share)
         self.pid = self._ends.pid
         self.pidfd = _pidfd(self.pid)
+        self.link: _Link | None = None
         self.wire = wire.Wire(self._ends.sock)
         self.batches: deque[Batch] = deque()
         self.ready = False  # has taken its job
@@ -56,19 +62,19 @@ class Worker:
         self.leaving = False  # gets no more
         self.exitcode: int | None = None  # once reaped
         self.closed = False
-        self._page = self._words = None
-        if self._ends.page is not None:
+        self._page: mmap.mmap | None = None
+        if self._ends.memory is not None:
             try:
                 import mmap
 
-                self._page = mmap.mmap(self._ends.page, wire.PAGE)  # wants one descriptor more
+                self._page = mmap.mmap(self._ends.memory, wire.PAGE)  # wants one descriptor more
+                self.link = _Link(self._ends.memory, wire.PAGE)
             except BaseException:
                 self.end(kill=True)
                 raise
             finally:
-                os.close(self._ends.page)
-        if self._page is not None:
-            self._words = memoryview(self._page).cast("Q")  # as the worker has it
+                os.close(self._ends.memory)
+            self.wire = linked.ParentEnd(self._ends.sock, self.link)
         self._last = 0
         self._told: dict[str, object] = {}
         self.tell(name)
@@ -99,27 +105,29 @@ class Worker:
         self, numbers: Sequence[int], items: list[Any], packed: tuple[bytes, list[memoryview]]
     ) -> None:
         """Hands a batch over."""
-        self._last += 1
-        batch = Batch(self._last, numbers, items, time.monotonic())
+        batch = Batch(self._last + 1, numbers, items, time.monotonic())
         self.wire.put(wire.BATCH, batch.number, len(items), *packed)  # first: it may raise
-        os.write(self._ends.tokens[1], wire.TOKEN.pack(batch.number))
+        self._last = batch.number
+        if (tokens := self._ends.tokens) is not None:
+            os.write(tokens[1], wire.TOKEN.pack(batch.number))
         self.batches.append(batch)
         if self.left is not None:
             self.left -= len(items)
 
     @property
     def takes_calls(self) -> bool:
-        """Whether a call may be sent without a token: it says in the page what it has begun."""
-        return self.ready and not self.batches and self._page is not None
+        """Whether a call may be sent as it is: it says in the page what it has begun."""
+        return self.ready and not self.batches and self.link is not None
 
     def call(self, number: int, item: bytes, look_out: bool) -> bool:
-        """Sends one packed call, which cannot be taken back; False if the wire has to be flushed."""
-        self._last = last = self._last + 1
+        """Sends one packed call as it is; False if the wire has to be flushed."""
+        last = self._last + 1
         batch = Batch(last, (number,), [item], time.monotonic())
         batch.alone = True
         how = wire.LOOK_OUT if look_out else wire.SLEEP
         if large := len(item) > wire.SMALL:
             self.wire.put(wire.CALL, last, how, item)  # first: it may raise
+        self._last = last  # no number is left out: claims go from one to the next
         self.batches.append(batch)
         if self.left is not None:
             self.left -= 1
@@ -127,18 +135,18 @@ class Worker:
             return self.wire.flush() if large else self.wire.send(wire.CALL, last, how, item)
         except OSError:  # it is dead: its pidfd says so, or its socket
             return True
-        finally:
-            if self._words is not None:
-                self._words[3] = last  # for one that looks out
 
     def regain(self) -> list[Batch]:
-        """Takes back the batches that it has not begun: all but those whose token it has."""
+        """Takes back the batches that it has not begun: all but those that it has claimed."""
         count = 0
-        try:
-            while os.read(self._ends.tokens[0], wire.TOKEN.size):
-                count += 1
-        except BlockingIOError:
-            pass
+        if self.link is not None:
+            claimed = self.link.claim_back(self._last)
+            for batch in self.batches:
+                count += batch.number > claimed
+        elif (tokens := self._ends.tokens) is not None:
+            with suppress(BlockingIOError):
+                while os.read(tokens[0], wire.TOKEN.size):
+                    count += 1
         back = [self.batches.pop() for _ in range(count)][::-1]
         if self.left is not None:
             self.left += sum(len(batch.items) for batch in back)
@@ -212,6 +220,8 @@ class Worker:
         if kill:
             self.kill()
         self._ends.sock.close()  # the end of the stream, for one that is idle
+        if self.link is not None:
+            self.link.close()
         if not self._gone(REAP_SECONDS):
             self.kill()
             if not self._gone(REAP_SECONDS):
@@ -248,14 +258,14 @@ class Worker:
     def forget(self) -> None:
         """Closes this side's ends, and no more: all that a forked child may do."""
         self.closed = True
+        if self.link is not None:
+            self.link.desert()
         self.wire.close()
-        fds = [self._ends.lifeline, *self._ends.tokens, self._ends.control]
+        fds = [self._ends.lifeline, self._ends.control, *(self._ends.tokens or ())]
         for fd in fds if self.pidfd is None else [*fds, self.pidfd]:
             with suppress(OSError):
                 os.close(fd)
         if self._page is not None:
-            if self._words is not None:
-                self._words.release()
             self._page.close()
 
 

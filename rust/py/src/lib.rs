@@ -3,7 +3,7 @@
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
-//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `settled`, `site`, `brief`, `args`, `errors`, `rawtype`.
+//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `link` (to worker processes), `settled`, `site`, `brief`, `args`, `errors`, `rawtype`.
 
 mod args;
 mod body;
@@ -20,6 +20,7 @@ mod goroutine;
 mod host;
 mod info;
 mod latch;
+mod link;
 mod local;
 mod mutex;
 mod ops;
@@ -236,6 +237,8 @@ mod _gorun {
     };
     #[pymodule_export]
     use crate::latch::PyLatch;
+    #[pymodule_export]
+    use crate::link::{_look_out, PyLink};
     #[pymodule_export]
     use crate::ops::PyTold;
     #[pymodule_export]

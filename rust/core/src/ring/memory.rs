@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
+use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{Memory, Words};
-use crate::prim::atomic::AtomicU64;
+use super::{Datum, Memory, Words};
 
 const HEAD: usize = 4096; // for the words
 const DATA: usize = 1 << 17; // bytes of a way
@@ -30,13 +30,17 @@ impl Mapped {
     /// Bytes that are mapped.
     pub const SIZE: usize = HEAD + 2 * DATA;
 
-    /// Maps `SIZE` bytes of `fd` from `offset` on, a multiple of the page size. The file never shrinks.
+    /// Maps `SIZE` bytes of `fd` from `offset` on, a multiple of the page size. It has to be sealed against shrinking: else a
+    /// peer could have this process killed by a bus error.
     pub fn new(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Self> {
         let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
         if size < offset.saturating_add(Self::SIZE as u64) {
             return Err(io::Error::other(
                 "the memory is too small for a pair of rings",
             ));
+        }
+        if !rustix::fs::fcntl_get_seals(fd)?.contains(SealFlags::SHRINK) {
+            return Err(io::Error::other("the memory may shrink: it is not sealed"));
         }
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at a place of the kernel's choice.
@@ -63,12 +67,12 @@ impl Memory for Mapped {
         unsafe { self.0.cast::<Words>().as_ref() }
     }
 
-    fn data(&self, way: usize) -> &[AtomicU64] {
+    fn data(&self, way: usize) -> &[Datum] {
         assert!(way < 2);
-        let words = DATA / size_of::<AtomicU64>();
+        let words = DATA / size_of::<Datum>();
         // SAFETY: aligned, inside of the mapping, atomics.
         unsafe {
-            let at = self.0.add(HEAD + way * DATA).cast::<AtomicU64>();
+            let at = self.0.add(HEAD + way * DATA).cast::<Datum>();
             std::slice::from_raw_parts(at.as_ptr(), words)
         }
     }

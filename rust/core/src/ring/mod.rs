@@ -44,11 +44,35 @@ struct Way {
 #[repr(C)]
 pub struct Words {
     ways: [Way; 2],
-    /// Batches up to this number belong to somebody. What a batch is travels by the rings, so relaxed would do; the order
-    /// acquire and release makes what the owner before did with the page visible.
+    /// Batches up to this number belong to somebody. Acquire and release by both, paired with each other: what the owner
+    /// before did with other memory is seen by the next. (What a batch is comes by the rings.)
     claimed: Line<AtomicU64>,
-    /// 1 once the parent is through. Ordered by the fences of `close` and of `arm`.
+    /// 1 once the parent is through. The worker's to read; ordered by the fences of `close`, `arm` and `send`.
     closed: Line<AtomicU32>,
+}
+
+/// Eight bytes of a record. Relaxed: `tail` and `head` order it.
+#[derive(Default, Debug)]
+#[cfg_attr(not(loom), repr(transparent))]
+pub struct Datum {
+    bytes: AtomicU64,
+    /// Tells a model of a reader and a writer that meet.
+    #[cfg(loom)]
+    owner: loom::cell::UnsafeCell<()>,
+}
+
+impl Datum {
+    fn put(&self, word: u64) {
+        #[cfg(loom)]
+        self.owner.with_mut(|_| ());
+        self.bytes.store(word, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        #[cfg(loom)]
+        self.owner.with(|_| ());
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// Memory of a pair, all zeroes at the start. As many words of data for each way, a power of two.
@@ -56,7 +80,7 @@ pub trait Memory {
     /// The words.
     fn words(&self) -> &Words;
     /// The data of a way.
-    fn data(&self, way: usize) -> &[AtomicU64];
+    fn data(&self, way: usize) -> &[Datum];
 }
 
 /// Whose end it is.
@@ -134,6 +158,7 @@ impl<'a> Turn<'a> {
 }
 
 impl Drop for Turn<'_> {
+    /// Paired with `take`.
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -260,6 +285,7 @@ impl<M: Memory> End<M> {
             data,
             head,
             taken: head,
+            given: 0,
             tail,
             _turn: turn,
         })
@@ -269,47 +295,50 @@ impl<M: Memory> End<M> {
     pub fn arm(&self) -> bool {
         self.incoming().asleep.0.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst); // against those in `send` and `close`
-        self.has_some() || self.is_closed()
+        self.look() != Waited::Nothing
     }
 
     // ---- a worker's sleep ----
 
-    /// Waits for a record: awake for `look_out`, then asleep, `timeout` in all. A worker's.
-    pub fn wait(&self, look_out: Duration, timeout: Option<Duration>) -> Waited {
-        debug_assert_eq!(self.side, Side::Worker);
+    /// Waits for a record, `timeout` in all, of which at most `look_out` awake. A worker's.
+    pub fn wait(&self, look_out: Duration, timeout: Option<Duration>) -> Result<Waited, Refused> {
+        let _turn = Turn::take(&self.receiving)?;
+        assert_eq!(self.side, Side::Worker);
         let verdict = self.look();
         if verdict != Waited::Nothing {
-            return verdict;
+            return Ok(verdict);
         }
-        let began = Instant::now();
-        if !look_out.is_zero() && spin_while(look_out, || !self.has_some()) {
-            return self.look();
+        let (began, most) = (Instant::now(), timeout.unwrap_or(Duration::MAX));
+        if !look_out.is_zero() && spin_while(look_out.min(most), || self.look() == Waited::Nothing)
+        {
+            return Ok(self.look());
         }
         let left = timeout.map(|t| t.saturating_sub(began.elapsed()));
         if !self.arm() {
             let _: Wake = shared::futex_wait(&self.incoming().asleep.0, 1, left);
         }
         self.incoming().asleep.0.store(0, Ordering::Relaxed); // whoever has just taken it wakes nobody
-        self.look()
+        Ok(self.look())
     }
 
-    /// Waits until `send` may find room. A worker's, after `Sent::Full`.
-    pub fn wait_for_room(&self, timeout: Option<Duration>) -> Waited {
-        debug_assert_eq!(self.side, Side::Worker);
+    /// Waits until `send` may find room: Ready if it is worth a try. A worker's, after `Sent::Full`.
+    pub fn wait_for_room(&self, timeout: Option<Duration>) -> Result<Waited, Refused> {
+        let _turn = Turn::take(&self.sending)?;
+        assert_eq!(self.side, Side::Worker);
         if !self.is_closed() {
             let _: Wake = shared::futex_wait(&self.outgoing().cramped.0, 1, timeout);
         }
-        if self.is_closed() {
+        Ok(if self.is_closed() {
             Waited::Closed
         } else {
             Waited::Ready
-        }
+        })
     }
 
     fn look(&self) -> Waited {
         if self.has_some() {
             Waited::Ready
-        } else if self.is_closed() {
+        } else if self.side == Side::Worker && self.is_closed() {
             Waited::Closed
         } else {
             Waited::Nothing
@@ -358,10 +387,10 @@ impl<M: Memory> End<M> {
             .is_ok()
     }
 
-    /// Claims all batches up to `last` that nobody has: those behind the answer. The parent's.
+    /// Claims all batches up to `last` that nobody has: those behind the answer. The parent's, not while it sends.
     pub fn claim_back(&self, last: u64) -> u64 {
-        // It only grows: a worker claims nothing that was not sent.
-        self.memory.words().claimed.0.swap(last, Ordering::AcqRel)
+        let claimed = &self.memory.words().claimed.0;
+        claimed.fetch_max(last, Ordering::AcqRel)
     }
 }
 
@@ -393,47 +422,49 @@ pub fn spin_while(limit: Duration, mut idle: impl FnMut() -> bool) -> bool {
 
 /// A place in a ring.
 struct Cursor<'a> {
-    data: &'a [AtomicU64],
+    data: &'a [Datum],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "masked")]
-    fn new(data: &'a [AtomicU64], at: u64) -> Self {
+    fn new(data: &'a [Datum], at: u64) -> Self {
         Self {
             data,
             at: at as usize & (data.len() - 1),
         }
     }
 
-    fn step(&mut self) -> &'a AtomicU64 {
+    fn step(&mut self) -> &'a Datum {
         let word = &self.data[self.at];
         self.at = (self.at + 1) & (self.data.len() - 1);
         word
     }
 
     fn put(&mut self, word: u64) {
-        self.step().store(word, Ordering::Relaxed); // `tail` releases it
+        self.step().put(word);
     }
 
     fn get(&mut self) -> u64 {
-        self.step().load(Ordering::Relaxed) // `tail` was acquired
+        self.step().get()
     }
 }
 
 /// The records that were there.
 pub struct Batch<'a, M: Memory> {
     end: &'a End<M>,
-    data: &'a [AtomicU64],
+    data: &'a [Datum],
     head: u64,
     taken: u64,
+    /// Words of the record that `peek` gave last.
+    given: u64,
     tail: u64,
     _turn: Turn<'a>,
 }
 
 impl<'a, M: Memory> Batch<'a, M> {
-    /// The next record, which is not let go of before `done` is called.
-    pub fn next(&self) -> Result<Option<Record<'a>>, Refused> {
+    /// The next record; the same one again, unless `done` was called.
+    pub fn peek(&mut self) -> Result<Option<Record<'a>>, Refused> {
         let left = self.tail.wrapping_sub(self.taken);
         if left == 0 {
             return Ok(None);
@@ -443,6 +474,7 @@ impl<'a, M: Memory> Batch<'a, M> {
         if size.div_ceil(BYTES as u64) >= left {
             return Err(Refused::Torn);
         }
+        self.given = 1 + size.div_ceil(BYTES as u64);
         #[expect(clippy::cast_possible_truncation, reason = "no more than the ring has")]
         Ok(Some(Record {
             ring,
@@ -450,10 +482,9 @@ impl<'a, M: Memory> Batch<'a, M> {
         }))
     }
 
-    /// Lets go of the record that `next` gives, of `size` bytes.
-    pub fn done(&mut self, size: usize) {
-        let words = 1 + size.div_ceil(BYTES) as u64;
-        self.taken = self.taken.wrapping_add(words);
+    /// Takes the record that `peek` gave last.
+    pub fn done(&mut self) {
+        self.taken = self.taken.wrapping_add(std::mem::take(&mut self.given));
     }
 
     /// Gives the room of what was taken back. `Call::Due`: the writer waits for it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::*;
 use crate::testing::Rng;
@@ -14,9 +14,18 @@ use crate::testing::Rng;
 const LONG: Option<Duration> = Some(Duration::from_secs(20));
 
 fn file(size: usize) -> OwnedFd {
-    let fd = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+    let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     ftruncate(&fd, size as u64).unwrap();
+    fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
     fd
+}
+
+/// What a wait that must not take LONG says.
+fn at_once(wait: impl FnOnce() -> Result<Waited, Refused>) -> Waited {
+    let began = Instant::now();
+    let found = wait().unwrap();
+    assert!(began.elapsed() < LONG.unwrap(), "nobody woke it");
+    found
 }
 
 fn pair() -> (End<Mapped>, End<Mapped>) {
@@ -32,11 +41,11 @@ fn send(end: &End<Mapped>, bytes: &[u8]) -> Sent {
 fn receive(end: &End<Mapped>, most: usize) -> Vec<Vec<u8>> {
     let (mut batch, mut found) = (end.receive().unwrap(), Vec::new());
     while found.len() < most
-        && let Some(mut record) = batch.next().unwrap()
+        && let Some(mut record) = batch.peek().unwrap()
     {
         let mut bytes = vec![0; record.left()];
         assert!(record.read(&mut bytes));
-        batch.done(bytes.len());
+        batch.done();
         found.push(bytes);
     }
     let _: Call = batch.release();
@@ -95,8 +104,8 @@ fn what_never_fits_is_refused() {
     assert!(!worker.has_some());
 }
 
-/// A peer may write anything anywhere: it is told, and nothing is read beyond what there is. Mutations: `receive`, `next`
-/// or `room` does not check.
+/// A peer may write anything anywhere: it is told, and nothing is read beyond what there is. Mutations: `receive`, `peek`,
+/// `read` or `room` does not check; `arm` of a parent looks at `closed`.
 #[test]
 fn nonsense_is_told() {
     let (parent, worker) = pair();
@@ -105,38 +114,56 @@ fn nonsense_is_told() {
     assert!(matches!(parent.receive(), Err(Refused::Torn)));
     way.tail.0.store(3, Ordering::Relaxed);
     for size in [17, 1 << 40, u64::MAX] {
-        parent.memory.data(1)[0].store(size, Ordering::Relaxed);
+        parent.memory.data(1)[0].put(size);
         assert!(matches!(
-            parent.receive().unwrap().next(),
+            parent.receive().unwrap().peek(),
             Err(Refused::Torn)
         ));
     }
-    parent.memory.data(1)[0].store(16, Ordering::Relaxed);
-    assert!(parent.receive().unwrap().next().unwrap().is_some());
+    parent.memory.data(1)[0].put(16);
+    {
+        let mut batch = parent.receive().unwrap();
+        let mut record = batch.peek().unwrap().unwrap();
+        assert!(!record.read(&mut [0; 24]));
+        assert!(!record.read(&mut [0; 3]));
+        assert!(record.read(&mut [0; 16]));
+    }
+    parent.memory.words().closed.0.store(1, Ordering::Relaxed);
+    way.tail.0.store(0, Ordering::Relaxed);
+    assert!(!parent.arm(), "a worker closes nothing");
     parent.outgoing().head.0.store(7, Ordering::Relaxed);
     assert_eq!(parent.send(&[b"x"]), Err(Refused::Torn));
     drop(worker);
 }
 
-/// Mutation: `Turn::take` always succeeds.
+/// Mutations: `Turn::take` always succeeds; nobody holds what it gives.
 #[test]
 fn one_at_a_time() {
     let (parent, worker) = pair();
     let _ = send(&parent, b"one");
     let batch = worker.receive().unwrap();
     assert!(matches!(worker.receive(), Err(Refused::Busy)));
+    assert_eq!(worker.wait(Duration::ZERO, LONG), Err(Refused::Busy));
     let _ = batch.release();
     assert_eq!(receive(&worker, 9).len(), 1); // what was not `done` is still there
+    let turn = Turn::take(&worker.sending);
+    assert_eq!(worker.send(&[b"x"]), Err(Refused::Busy));
+    assert_eq!(worker.wait_for_room(LONG), Err(Refused::Busy));
+    drop(turn);
+    let _ = send(&worker, b"x");
 }
 
-/// A file that is too short would be a bus error later. Mutation: no `fstat`.
+/// A file that is too short, or becomes so, would be a bus error. Mutations: no `fstat`; no look at the seals.
 #[test]
-fn the_file_is_large_enough() {
+fn the_file_is_large_enough_for_ever() {
     let fd = file(Mapped::SIZE);
     assert!(Mapped::new(fd.as_fd(), 4096).is_err());
+    let fd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&fd, Mapped::SIZE as u64).unwrap();
+    assert!(Mapped::new(fd.as_fd(), 0).is_err());
 }
 
-/// Who claims a batch has it alone. Mutation: `claim` stores.
+/// Who claims a batch has it alone. Mutations: `claim` stores; `claim_back` does.
 #[test]
 fn claims() {
     let (parent, worker) = pair();
@@ -147,6 +174,8 @@ fn claims() {
     assert!(!worker.claim(4));
     assert!(worker.claim(5));
     assert_eq!(parent.claim_back(5), 5);
+    assert_eq!(parent.claim_back(4), 5); // nothing is undone
+    assert!(worker.claim(6));
 }
 
 /// A parent is armed from the start, and one record takes that. Mutation: `take` leaves the flag.
@@ -162,7 +191,7 @@ fn one_call_for_each_time_that_it_was_armed() {
 }
 
 /// Two threads as two processes: small rings of room and many records, each side sleeping for real. Mutations: no `wake`
-/// in the parent; `wait` does not arm; `release` never calls.
+/// in the parent; `release` never calls.
 #[test]
 fn there_and_back_again() {
     let (parent, worker) = pair();
@@ -170,7 +199,8 @@ fn there_and_back_again() {
     let echo = thread::spawn(move || {
         let mut seen = 0;
         loop {
-            match worker.wait(Duration::from_micros(u64::from(seen % 3)), LONG) {
+            let look_out = Duration::from_micros(u64::from(seen % 3));
+            match at_once(|| worker.wait(look_out, LONG)) {
                 Waited::Ready => {}
                 Waited::Closed => return seen,
                 Waited::Nothing => continue,
@@ -178,7 +208,7 @@ fn there_and_back_again() {
             for bytes in receive(&worker, usize::MAX) {
                 seen += 1;
                 while send(&worker, &bytes) == Sent::Full {
-                    assert_eq!(worker.wait_for_room(LONG), Waited::Ready);
+                    assert_eq!(at_once(|| worker.wait_for_room(LONG)), Waited::Ready);
                 }
             }
         }
@@ -199,10 +229,10 @@ fn there_and_back_again() {
             }
         }
         let (mut batch, mut found) = (parent.receive().unwrap(), Vec::new());
-        while let Some(mut record) = batch.next().unwrap() {
+        while let Some(mut record) = batch.peek().unwrap() {
             let mut bytes = vec![0; record.left()];
             assert!(record.read(&mut bytes));
-            batch.done(bytes.len());
+            batch.done();
             found.push(bytes);
         }
         if batch.release() == Call::Due {
@@ -220,33 +250,37 @@ fn there_and_back_again() {
     assert_eq!(echo.join().unwrap(), n);
 }
 
-/// Closing ends both sleeps of a worker. Mutation: `close` wakes nobody.
+/// Closing ends each kind of sleep of a worker, and one that looks out. Mutations: `close` wakes nobody; only the one that
+/// reads; `wait` looks out for records alone.
 #[test]
 fn close_ends_every_wait() {
-    let (parent, worker) = pair();
-    let waits = thread::spawn(move || {
-        let found = worker.wait(Duration::ZERO, LONG);
-        while matches!(send(&worker, &[0; 60_000]), Sent::There(_)) {}
-        (
-            found,
-            worker.wait_for_room(LONG),
-            worker.wait_for_room(LONG),
-        )
-    });
-    thread::sleep(Duration::from_millis(20));
-    parent.close();
-    let all = waits.join().unwrap();
-    assert_eq!(all, (Waited::Closed, Waited::Closed, Waited::Closed));
+    type Wait = fn(&End<Mapped>) -> Result<Waited, Refused>;
+    let waits: [Wait; 3] = [
+        |worker| worker.wait(Duration::ZERO, LONG),
+        |worker| worker.wait(LONG.unwrap(), LONG),
+        |worker| {
+            while matches!(send(worker, &[0; 60_000]), Sent::There(_)) {}
+            worker.wait_for_room(LONG)
+        },
+    ];
+    for wait in waits {
+        let (parent, worker) = pair();
+        let found = thread::spawn(move || at_once(|| wait(&worker)));
+        thread::sleep(Duration::from_millis(20));
+        parent.close();
+        assert_eq!(found.join().unwrap(), Waited::Closed);
+        assert_eq!(parent.arm(), parent.has_some(), "closing is no record");
+    }
 }
 
-/// Time that is up, and none at all. Mutation: `wait` ignores `timeout`.
+/// Time that is up. Mutations: `wait` ignores `timeout`, or looks out for longer; `wait_for_room` ignores it.
 #[test]
 fn a_wait_has_its_limit() {
     let (_parent, worker) = pair();
-    for look_out in [Duration::ZERO, Duration::from_millis(5)] {
-        assert_eq!(
-            worker.wait(look_out, Some(Duration::from_millis(1))),
-            Waited::Nothing
-        );
+    let limit = Some(Duration::from_millis(1));
+    for look_out in [Duration::ZERO, LONG.unwrap()] {
+        assert_eq!(at_once(|| worker.wait(look_out, limit)), Waited::Nothing);
     }
+    while matches!(send(&worker, &[0; 60_000]), Sent::There(_)) {}
+    assert_eq!(at_once(|| worker.wait_for_room(limit)), Waited::Ready);
 }

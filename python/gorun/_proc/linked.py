@@ -1,0 +1,215 @@
+"""Frames by rings in shared memory: what the two ends of a `Wire` are where there is such memory.
+
+The rings are Rust's (`gorun_core::ring`, its README has the protocol): nothing is copied into the kernel, no call is
+made of it while both sides are awake, and who sleeps is woken once. The socket is there for
+- descriptors of new segments, each sent before its frame is;
+- the bell: a byte for a parent that asked for it. It asks again whenever it has read from the socket, and then looks
+  for frames once more. So what it is to see is either told by a byte that is still there, or will be;
+- the end: who has closed its socket is gone.
+
+A worker sleeps at its ring. It ends with its parent by a signal (child.py: the lifeline); where that could not be
+set up (`tied`), it looks at the socket every WATCH seconds.
+
+Both sides load this file; it imports nothing but what a bare interpreter has at hand.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from _socket import MSG_DONTWAIT, MSG_PEEK, SCM_RIGHTS, SOL_SOCKET
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Sequence
+    from typing import Any
+
+    from gorun._gorun import _Link
+    from gorun._proc import wire
+else:
+    from _collections import deque
+
+    wire = sys.modules.get("_gorun_wire")  # a worker's
+    if wire is None:
+        from gorun._proc import wire
+
+WATCH = 1.0  # seconds
+
+
+class Linked(wire.Wire):
+    """What both ends have in common."""
+
+    def __init__(self, sock: Any, link: _Link) -> None:
+        super().__init__(sock)
+        self.link = link
+        self._unsent: deque[tuple[wire.Head, bytes]] = deque()
+        self._passing: deque[tuple[int, int]] = (
+            deque()
+        )  # (segment, descriptor) of those that are new
+        self._frames: deque[tuple[wire.Head, bytes]] = deque()
+
+    # ---- sending ------------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> bool:
+        """Whether `flush` has to be called again."""
+        return bool(self._unsent)
+
+    @property
+    def wants_socket(self) -> bool:
+        """Whether the socket has to take a descriptor before the next frame can go."""
+        return bool(self._unsent and self._passing) and self._passing[0][0] == self._unsent[0][0][5]
+
+    def _queue(self, head: wire.Head, parts: Sequence[wire.Chunk], fd: int | None) -> None:
+        if fd is not None:
+            self._passing.append((head[5], fd))
+        [body] = parts if len(parts) == 1 else (b"".join(parts),)
+        self._unsent.append((head, bytes(body)))
+
+    def send(self, kind: int, number: int, count: int, data: bytes) -> bool:
+        """As `put` and `flush`, of SMALL bytes at most: nothing is raised but OSError."""
+        if not self._unsent and self.link.send(kind, 0, number, count, len(data), 0, 0, data):
+            return True
+        self._unsent.append(((kind, 0, number, count, len(data), 0, 0), data))
+        return False
+
+    def flush(self) -> bool:
+        """Sends what there is; False if there is no room. OSError: the other side is gone."""
+        unsent = self._unsent
+        while unsent:
+            head, body = unsent[0]
+            if self.wants_socket and not self._pass_one():
+                return False
+            if not self.link.send(*head, body):
+                return False
+            unsent.popleft()
+        return True
+
+    def _pass_one(self) -> bool:
+        """Sends the next descriptor, if the socket takes it."""
+        fd = self._passing[0][1]
+        try:
+            self.sock.sendmsg([b"\0"], [(SOL_SOCKET, SCM_RIGHTS, struct.pack("i", fd))])
+        except BlockingIOError:
+            return False
+        self._passing.popleft()
+        os.close(fd)
+        return True
+
+    # ---- receiving ----------------------------------------------------------------------------
+
+    def _next(self) -> wire.Frame | None:
+        if not self._frames:
+            return None
+        head, body = self._frames.popleft()
+        if head[5]:
+            while head[6] and not self._fds:
+                if not self.read_socket():
+                    raise OSError("the other side has gone before its memory came")
+            return wire.Frame(head, self._view(head[5], head[6], head[4]))
+        # Buffers are for objects that may be changed.
+        return wire.Frame(head, bytearray(body) if head[1] else body)
+
+    def read_socket(self) -> bool:
+        """Takes in descriptors; False at its end. BlockingIOError: nothing is there."""
+        return wire.Wire.fill(self)
+
+    def _whole(self, data: bytes) -> bool:
+        """Of what comes by the socket no byte is kept."""
+        return True
+
+    def close(self) -> None:
+        """Lets go of the socket and the memory."""
+        for _, fd in self._passing:
+            os.close(fd)
+        self._passing.clear()
+        super().close()
+
+
+class ParentEnd(Linked):
+    """A parent's: nothing waits, the socket is watched by who owns this."""
+
+    def __init__(self, sock: Any, link: _Link) -> None:
+        super().__init__(sock, link)
+        self._more = False  # asked for the bell, and has not looked since
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether `fill` has to be called once more."""
+        return self._more
+
+    def fill(self) -> bool:
+        """Takes all frames that are there. BlockingIOError: none is; OSError: they make no sense."""
+        self._more = False
+        frames = self.link.receive()
+        if not frames:
+            raise BlockingIOError
+        self._frames.extend(frames)
+        return True
+
+    def read_socket(self) -> bool:
+        """As all ends do. Then frames have to be looked for (`fill`)."""
+        try:
+            return super().read_socket()
+        finally:
+            self._more = True
+            self.link.arm()
+
+    def heard(self) -> bool:
+        """The bell: False if it was the end of the socket. Then frames have to be looked for."""
+        try:
+            return self.read_socket()
+        except BlockingIOError:  # somebody else has heard it
+            return True
+        except OSError:
+            return False
+
+
+class WorkerEnd(Linked):
+    """A worker's: it waits where there is no room, or no frame."""
+
+    def __init__(self, sock: Any, link: _Link, tied: bool) -> None:
+        super().__init__(sock, link)
+        self._tied = tied
+        self.claim = link.claim
+
+    def send(self, kind: int, number: int, count: int, data: bytes) -> bool:
+        """As `put` and `flush`."""
+        return super().send(kind, number, count, data) or self.flush()
+
+    def flush(self) -> bool:
+        """Sends what there is. OSError: the parent is gone."""
+        while not super().flush():
+            if not self.link.wait_for_room(None if self._tied else WATCH) or self._is_orphan():
+                raise OSError("the parent is gone")
+        return True
+
+    def fill(self) -> bool:
+        """Waits for frames; False at the end of the stream, or of the socket's time."""
+        link, keep = self.link, self.sock.gettimeout()
+        limit = None if keep is None else monotonic() + keep
+        look_out, self.look_out = self.look_out, 0.0
+        while True:
+            left = None if limit is None else limit - monotonic()
+            if not self._tied:
+                left = WATCH if left is None else min(left, WATCH)
+            found = link.wait(look_out, left)
+            if found:
+                self._frames.extend(link.receive())
+                return True
+            if found is None or (limit is not None and monotonic() >= limit) or self._is_orphan():
+                return False
+
+    def _is_orphan(self) -> bool:
+        """Whether the parent has closed the socket, and nothing else would say so."""
+        if self._tied:
+            return False
+        try:
+            return not self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)  # a descriptor's byte, say
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
