@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from tests import _child
 from tests._procs import HANG, alive, note, until
+from tests.test_linked import ends
 
 import gorun
 from gorun._proc import start, warm, wire
@@ -73,12 +74,15 @@ def test_the_first_items_go_alone() -> None:
 # ---- frames -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def wires() -> Iterator[tuple[wire.Wire, wire.Wire]]:
-    """Both sides of a socket: one that does not block, and one that does."""
-    mine, theirs = socket.socketpair()
-    mine.setblocking(False)
-    pair = wire.Wire(mine), wire.Wire(theirs)
+@pytest.fixture(params=["rings", "socket"])
+def wires(request: pytest.FixtureRequest) -> Iterator[tuple[wire.Wire, wire.Wire]]:
+    """Both sides: one that does not block, and one that does."""
+    if request.param == "rings":
+        pair: tuple[wire.Wire, wire.Wire] = ends()
+    else:
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        pair = wire.Wire(mine), wire.Wire(theirs)
     yield pair
     for side in pair:
         side.close()

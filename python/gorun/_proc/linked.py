@@ -7,6 +7,8 @@ made of it while both sides are awake, and who sleeps is woken once. The socket 
   for frames once more. So what it is to see is either told by a byte that is still there, or will be;
 - the end: who has closed its socket is gone.
 
+A body for which no segment could be had goes in pieces: the first with the head of the whole, MORE of them behind.
+
 A worker sleeps at its ring. It ends with its parent by a signal (child.py: the lifeline); where that could not be
 set up (`tied`), it looks at the socket every WATCH seconds.
 
@@ -50,6 +52,7 @@ class Linked(wire.Wire):
             deque()
         )  # (segment, descriptor) of those that are new
         self._frames: deque[tuple[wire.Head, bytes]] = deque()
+        self._pieces: tuple[wire.Head, bytearray] | None = None  # of a frame that is not whole
 
     # ---- sending ------------------------------------------------------------------------------
 
@@ -66,8 +69,11 @@ class Linked(wire.Wire):
     def _queue(self, head: wire.Head, parts: Sequence[wire.Chunk], fd: int | None) -> None:
         if fd is not None:
             self._passing.append((head[5], fd))
-        [body] = parts if len(parts) == 1 else (b"".join(parts),)
-        self._unsent.append((head, bytes(body)))
+        body = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        self._unsent.append((head, body[: wire.INLINE]))
+        for at in range(wire.INLINE, len(body), wire.INLINE):
+            piece = body[at : at + wire.INLINE]
+            self._unsent.append(((wire.MORE, 0, 0, 0, len(piece), 0, 0), piece))
 
     def send(self, kind: int, number: int, count: int, data: bytes) -> bool:
         """As `put` and `flush`, of SMALL bytes at most: nothing is raised but OSError."""
@@ -102,16 +108,24 @@ class Linked(wire.Wire):
     # ---- receiving ----------------------------------------------------------------------------
 
     def _next(self) -> wire.Frame | None:
-        if not self._frames:
-            return None
-        head, body = self._frames.popleft()
-        if head[5]:
-            while head[6] and not self._fds:
-                if not self.read_socket():
-                    raise OSError("the other side has gone before its memory came")
-            return wire.Frame(head, self._view(head[5], head[6], head[4]))
-        # Buffers are for objects that may be changed.
-        return wire.Frame(head, bytearray(body) if head[1] else body)
+        while self._frames:
+            head, body = self._frames.popleft()
+            if head[5]:
+                while head[6] and not self._fds:
+                    if not self.read_socket():
+                        raise OSError("the other side has gone before its memory came")
+                return wire.Frame(head, self._view(head[5], head[6], head[4]))
+            if head[0] != wire.MORE and head[4] == len(body):
+                # Buffers are for objects that may be changed.
+                return wire.Frame(head, bytearray(body) if head[1] else body)
+            if self._pieces is None:
+                self._pieces = head, bytearray()
+            head, whole = self._pieces
+            whole += body
+            if len(whole) >= head[4]:
+                self._pieces = None
+                return wire.Frame(head, whole)
+        return None
 
     def read_socket(self) -> bool:
         """Takes in descriptors; False at its end. BlockingIOError: nothing is there."""

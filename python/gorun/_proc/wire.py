@@ -39,7 +39,7 @@ SETUP, JOB, BATCH, EXIT, CALL = 1, 2, 3, 4, 5
 # To the parent.
 READY, DONE, PART, BAD, RESULT, GROWN = 11, 12, 13, 14, 15, 16
 # Both ways.
-FREE, LOST, DROP = 21, 22, 23
+FREE, LOST, DROP, MORE = 21, 22, 23, 24
 
 # As it goes through a socket.
 HEADER = struct.Struct("<IIQQQIQ")
