@@ -221,10 +221,6 @@ class ProcessCarrier:
         self._taken += len(items)
         return range(first, first + len(items)), items
 
-    def begin(self, number: int) -> bool:
-        """Never: as `result`."""
-        return False
-
     def back(self, numbers: Sequence[int], items: list[Any]) -> None:
         self._taken -= len(items)
         if not self.cancelled and (self._fatal is None or numbers[0] < self._fatal):

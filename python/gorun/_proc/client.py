@@ -21,9 +21,6 @@ class Client(Protocol):
     def take(self, most: int) -> tuple[Sequence[int], list[Any]] | None:
         """The next items, in order, and their numbers; None: there are none for now."""
 
-    def begin(self, number: int) -> bool:
-        """Whether the item is to be done that is about to be sent alone, and is not of `take`."""
-
     def back(self, numbers: Sequence[int], items: list[Any]) -> None:
         """Takes items over that were not begun: they come before all others."""
 
@@ -62,9 +59,6 @@ class _Nobody:
 
     def take(self, most: int) -> None:
         return None
-
-    def begin(self, number: int) -> bool:
-        return False
 
     def back(self, numbers: Sequence[int], items: list[Any]) -> None:
         pass

@@ -140,12 +140,19 @@ class Crew(Inbox):
         each short item costs the caller more than the item.
         """
         team = self._team
-        for worker in team:
-            if not (worker.batches or worker.leaving):
-                return True
+        if self.has_idle:
+            return True
         if len(team) < self._limit:
             return True
         return self._sizing.each > WORTH and any(map(self._has_room, team))
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        for worker in self._team:
+            if not (worker.batches or worker.leaving):
+                return True
+        return False
 
     @property
     def in_background(self) -> bool:
@@ -173,11 +180,10 @@ class Crew(Inbox):
             if held:
                 let_go()
 
-    def call(self, number: int, packed: bytes) -> bool:
-        """Sends a call at once, if a worker is idle and it is the only one; True if that was done.
+    def call(self) -> bool:
+        """Sends the client's next item at once, if a worker is idle; True if that was done.
 
-        Signals are held, and the call is none of what the client `has_more` of. It does not tell the
-        client (`push` does).
+        As `push`, for one packed call, in fewer steps. Signals are held; the client is not told.
         """
         if self._pid != warm.process or warm.is_over() or not self._turn.acquire(blocking=False):
             return False
@@ -190,12 +196,16 @@ class Crew(Inbox):
                     busy += 1
                 elif idle is None and not worker.leaving and worker.takes_calls:
                     idle = worker
-            if idle is None or idle.left is not None or len(packed) > wire.INLINE:
+            if idle is None or idle.left is not None:
                 return False
-            if self._client.begin(number):
-                self._sizing.sent(1, len(packed))
-                if not idle.call(number, packed, busy < self._cpus):
-                    self._flush(idle)
+            if (work := self._client.take(1)) is not None:
+                [number], [packed] = work
+                if type(packed) is not bytes:
+                    self._send(idle, *work)
+                else:
+                    self._sizing.sent(1, len(packed))
+                    if not idle.call(number, packed, busy < self._cpus):
+                        self._flush(idle)
         except BaseException as error:
             self._hurt(error)
             raise
@@ -309,6 +319,11 @@ class Crew(Inbox):
         """Has those in `serve` come out of it."""
         with suppress(OSError):
             os.write(self._wake_in, b"\0")
+
+    def nudge(self) -> None:
+        """As `wake`, for who had something for the crew and was kept from saying what."""
+        self.wake()
+        self.lead.unpark()
 
     def rouse(self) -> None:
         """Has the crew's thread call the client's `wake`; see lead.py.

@@ -47,6 +47,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Protocol, TypeAlias
 
@@ -93,7 +94,7 @@ class Pool:
     @property
     def calls(self) -> list[Call]:
         """Those that are not done, in order."""
-        return list(self._calls._known.values())
+        return self._calls.outstanding
 
     @property
     def idle(self) -> int:
@@ -192,8 +193,11 @@ _Told: TypeAlias = list[tuple[Call, Any, BaseException | None]]
 class _Calls:
     """The calls of a pool: the client of its crew (crew.py says who calls what).
 
-    A call is in `pending` or with the crew, and in `known` from `submit` until it is told. What is
-    to be told lies in `told` until somebody comes out of the crew, or in `left` for the pool's thread.
+    A call is in `pending` from `submit` on, then with the crew and in `known`, by a number, until it is told.
+    Who has the crew's turn moves it; while it is in neither, `moving` is
+    set. Without a GIL who submits and who answers meet at the end of `pending` and nowhere else: at a dict
+    that one fills and the other empties both waited most of the time, 60 system calls for each call.
+    What is to be told lies in `told` until somebody comes out of the crew, or in `left` for the pool's thread.
     """
 
     def __init__(
@@ -209,13 +213,14 @@ class _Calls:
         self._codec = Codec(initializer)
         self._numbers = itertools.count()
         self._known: dict[int, Call] = {}
-        self._pending: deque[int] = deque()
+        self._pending: deque[Call] = deque()
+        self._moving = False
         self._told: deque[_Told] = deque()
         self._mine: deque[_Told] = deque()  # the thread's
         self._types: set[Any] = set()  # of what has been sent; and the modules of functions
         self._closing = False
         self._killed: WorkerDied | None = None
-        self._lock = threading.Lock()  # of submit against shutdown
+        self._lock = threading.RLock()  # of submit against shutdown; a handler may submit in the middle
         self.crew = Crew(
             self,
             self._codec,
@@ -244,24 +249,34 @@ class _Calls:
                 call._tell(None, told)
             return
         crew = self.crew
-        held = hold()
         try:
             with self._lock:
                 self._refuse()
-                number = next(self._numbers)
-                self._known[number] = call
                 if not crew.in_background:
                     crew.background()  # one; and not after a `shutdown` that found none
-            packed = call._packed
-            alone = type(packed) is bytes and not self._pending and self._killed is None
-            if not (alone and crew.call(number, packed)):
-                self._pending.append(number)
-                if crew.broken is not None:
-                    crew.rouse()
-                elif crew.hungry:
-                    crew.push()
-            elif self._told or self._mine or self._closing or self.broken is not None or crew.ended:
+                alone = not self._pending and crew.has_idle
+                self._pending.append(call)
+            if alone and self._send():
+                return
+            if crew.broken is not None:
+                crew.rouse()
+            elif crew.hungry:
                 crew.push()
+        except BaseException:  # of a signal handler: whoever waits next sees to the call
+            crew.nudge()
+            raise
+
+    def _send(self) -> bool:
+        """Sends a call to an idle worker, if there is one."""
+        crew = self.crew
+        held = hold()
+        try:
+            sent = crew.call()
+            if sent and (
+                self._told or self._mine or self._closing or self.broken is not None or crew.ended
+            ):
+                crew.push()
+            return sent
         finally:
             if held:
                 let_go()
@@ -319,6 +334,17 @@ class _Calls:
 
     # ---- the crew's side ----------------------------------------------------------------------
 
+    @property
+    def outstanding(self) -> list[Call]:
+        """Those that are not told, in order; for who has not the turn."""
+        # Calls may move while they are copied: once from `pending`, seldom back.
+        some, known, more = self._pending.copy(), list(self._known.values()), self._pending.copy()
+        return list(dict.fromkeys([*known, *more, *some]))
+
+    @property
+    def _is_empty(self) -> bool:
+        return not (self._pending or self._moving or self._known)  # in the order of their way
+
     def left(self) -> int | None:
         return len(self._pending)
 
@@ -326,34 +352,37 @@ class _Calls:
         return bool(self._pending)
 
     def is_busy(self) -> bool:
-        return bool(self._known or self._told or self._mine)
+        return bool(not self._is_empty or self._told or self._mine)
 
     def take(self, most: int) -> tuple[list[int], list[Any]] | None:
         numbers: list[int] = []
-        while len(numbers) < most:
-            try:
-                number = self._pending.popleft()
-            except IndexError:
-                break
-            if (call := self._known.get(number)) is None:
-                continue
-            if not (call._begun or self.begin(number)):
-                continue
-            if self._killed is not None:
-                self._tell(number, None, self._killed)
-                continue
-            numbers.append(number)
-        return (numbers, [self._known[number]._packed for number in numbers]) if numbers else None
-
-    def begin(self, number: int) -> bool:
-        call = self._known[number]
-        call._begun = call._begin()
-        if not call._begun:
-            del self._known[number]
-        return call._begun
+        items: list[Any] = []
+        self._moving = True
+        try:
+            while len(numbers) < most:
+                try:
+                    call = self._pending.popleft()
+                except IndexError:
+                    break
+                if not (call._begun or call._begin()):
+                    continue
+                call._begun = True
+                number = next(self._numbers)
+                self._known[number] = call
+                if self._killed is not None:
+                    self._tell(number, None, self._killed)
+                    continue
+                numbers.append(number)
+                items.append(call._packed)
+        finally:
+            self._moving = False
+        return (numbers, items) if numbers else None
 
     def back(self, numbers: Sequence[int], items: list[Any]) -> None:
-        self._pending.extendleft(reversed(numbers))
+        self._moving = True
+        calls = [self._known.pop(number, None) for number in reversed(numbers)]
+        self._pending.extendleft(call for call in calls if call is not None)
+        self._moving = False
 
     def answer(
         self, numbers: Sequence[int], values: list[Any], errors: dict[int, BaseException]
@@ -399,12 +428,12 @@ class _Calls:
             self._fail_all(self.broken)
         self._tell_all(self._mine)
         self._tell_all(self._told)
-        if self._is_over() and not self._known and not crew.ended:
+        if self._is_over() and self._is_empty and not crew.ended:
             crew.end()
 
     def _is_over(self) -> bool:
         """Whether there is an end to be made now: of all calls, or of the crew."""
-        return self.broken is not None or (self._closing and not self._known)
+        return self.broken is not None or (self._closing and self._is_empty)
 
     def _tell_all(self, told: deque[_Told]) -> None:
         """By the pool's thread."""
@@ -449,6 +478,11 @@ class _Calls:
                 self._tell(number, None, error)
             else:
                 self._known.pop(number, None)
+        while self._pending:
+            with suppress(IndexError):  # as above
+                call = self._pending.popleft()
+                if call._begun or call._begin():
+                    self._told.append([(call, None, error)])
 
     def _tell(self, number: int, value: Any, error: BaseException | None) -> None:
         call = self._known.pop(number, None)
