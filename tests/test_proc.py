@@ -609,3 +609,47 @@ def test_failed_starts_leave_no_descriptor() -> None:
             print("nobody is left")
     """
     assert _child.run(script).out == "nobody is left"
+
+
+@pytest.mark.no_matrix
+def test_workers_start_while_their_parent_loads_cloudpickle() -> None:
+    """And load it, too: as many as there is work for, for the first function that goes by value only.
+
+    Mutations: `_hire` prepares nothing, or always; `set_up` loads nothing.
+    """
+    script = """
+        import os, sys
+        from gorun._proc import start, warm
+
+        seen = []
+
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "cloudpickle":
+                    seen.append(len(warm.idle_pids()))
+
+        sys.meta_path.insert(0, Finder())
+        assert list(gorun.map(abs, [-1], on="process", workers=2)) == [1]
+        assert not seen
+        warm.close()
+        assert list(gorun.map(lambda n: -n, [1, 2, 3], on="process", workers=2)) == [-1, -2, -3]
+        assert seen == [2], seen
+        was = set(warm.idle_pids())
+        with gorun.map(lambda _: os.getpid(), [1], on="process", workers=2) as pids:
+            assert set(pids) <= was
+        for total, expected in ((3, 3), (100, 5), (None, 4)):
+            warm.close()
+            for name in [name for name in sys.modules if "cloudpickle" in name or "byvalue" in name]:
+                del sys.modules[name]
+            items = iter(range(9)) if total is None else range(total)
+            list(gorun.map(lambda n: n, items, on="process", workers=5))
+            assert seen.pop() == expected
+        warm.close()
+        loaded = ["'cloudpickle' in __import__('sys').modules"]
+        assert list(gorun.map(eval, loaded, on="process", workers=1)) == [False]
+        warm.close()
+        warm.prepare(start.share_of(1, None), 1, "ready")
+        assert list(gorun.map(eval, loaded, on="process", workers=1)) == [True]
+        print("done")
+    """
+    assert _child.run(script).out.split() == ["done"]

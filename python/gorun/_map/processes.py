@@ -23,9 +23,11 @@ from gorun._errors import WorkerDied
 from gorun._gorun import Latch, _cancellable
 from gorun._map.blocks import Block
 from gorun._map.carrier import Job, longest_ahead
-from gorun._proc.codec import Codec
+from gorun._proc import warm
+from gorun._proc.codec import Codec, goes_by_value
 from gorun._proc.crew import Crew
 from gorun._proc.sizing import Sizing
+from gorun._proc.start import share_of
 from gorun._runtime import is_interrupted
 
 # Batches for each worker that the front may run ahead: one runs, one is there, two are with the
@@ -34,6 +36,9 @@ BATCHES_AHEAD = 4
 # Behind a long item there is work to do: where workers are idle, the run-ahead grows as far as
 # carrier.py has it, and up to as many bytes.
 BYTES_AHEAD = 1 << 26
+
+NAME = "gorun.map"
+FIRST = 4  # workers that are started ahead where nobody knows how many items there are
 
 _clock = time.monotonic
 
@@ -166,6 +171,9 @@ class ProcessCarrier:
 
     def _hire(self) -> Crew:
         job = self.job
+        if goes_by_value(job.fn):  # for the first time: then this process has to load cloudpickle, too
+            most = FIRST if self._total is None else self._total
+            warm.prepare(share_of(job.workers, None), min(job.workers, most), NAME)
         codec = Codec(job.fn, job.initializer)
         _hiring.add(self)
         packed = codec.job(
@@ -177,7 +185,7 @@ class ProcessCarrier:
             packed,
             self._sizing,
             limit=job.workers,
-            name="gorun.map",
+            name=NAME,
             max_tasks=job.max_tasks,
             timed=job.item_timeout is not None,
             stateful=job.initializer is not None,

@@ -287,6 +287,11 @@ class Worker:
                 comm.write(told["name"])
         except OSError:
             pass
+        if "by_value" in told:  # what will be wanted takes long to load
+            try:  # noqa: SIM105 - as in `flush_output`
+                wire.sibling("byvalue")
+            except Exception:  # told when it is wanted
+                pass
 
     def go_home(self) -> None:
         """Takes the parent's folder and environment, whatever the last job has made of its own."""

@@ -41,6 +41,14 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.tb}"""'
 
 
+def goes_by_value(fn: Callable[..., Any]) -> bool:
+    """Whether `fn` is the first one to be sent by value, as far as that can be told at once."""
+    if "cloudpickle" in sys.modules:
+        return False
+    inner = "<" in getattr(fn, "__qualname__", "")  # a lambda, or of a function
+    return inner or getattr(fn, "__module__", None) == "__main__"
+
+
 class Codec:
     """Packs for workers, by one map's or one pool's knowledge of what they cannot import."""
 

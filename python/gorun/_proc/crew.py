@@ -149,7 +149,7 @@ class Crew(Inbox):
     @property
     def has_idle(self) -> bool:
         """Whether a worker has nothing to do."""
-        for worker in self._team:
+        for worker in self._team:  # noqa: SIM110 - for each call: a generator costs more
             if not (worker.batches or worker.leaving):
                 return True
         return False

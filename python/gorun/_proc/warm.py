@@ -12,6 +12,7 @@ import atexit
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -50,6 +51,20 @@ def start(share: Share, name: str) -> Worker:
     with _lock:
         _alive.add(worker)
     return worker
+
+
+def prepare(share: Share, count: int, name: str) -> None:
+    """Has so many idle workers, which get cloudpickle ready: by who is about to do so itself.
+
+    That takes either as long as the start of an interpreter, and a worker's part of it goes on meanwhile.
+    """
+    check()
+    with suppress(OSError):  # who wants one then will be told
+        for _ in range(count - len(_idle)):
+            worker = Worker(share, name, by_value=True)
+            with _lock:
+                _alive.add(worker)
+            give(worker)
 
 
 def give(worker: Worker) -> None:

@@ -49,7 +49,7 @@ class Batch:
 class Worker:
     """A process, its socket, and the batches that it has and has not answered."""
 
-    def __init__(self, share: start.Share, name: str) -> None:
+    def __init__(self, share: start.Share, name: str, by_value: bool = False) -> None:
         self.share = share
         self._ends = start.start(share)
         self.pid = self._ends.pid
@@ -77,16 +77,18 @@ class Worker:
             self.wire = linked.ParentEnd(self._ends.sock, self.link)
         self._last = 0
         self._told: dict[str, object] = {}
-        self.tell(name)
+        self.tell(name, by_value)
 
     @property
     def fd(self) -> int:
         """What to watch for frames."""
         return self._ends.sock.fileno()
 
-    def tell(self, name: str) -> None:
+    def tell(self, name: str, by_value: bool = False) -> None:
         """Tells it what it has to know of this process, where that is news."""
         told = start.setup(name, self.share)
+        if by_value:
+            told["by_value"] = True
         if told != self._told:
             self._told = told
             self.wire.put(wire.SETUP, data=pickle.dumps(told))
