@@ -74,7 +74,8 @@ def serve(variant: Variant, out: IO[str]) -> None:
         try:
             reply = hello(variant) if words == ["hello"] else run(variant, int(words[2]))
         except (ImportError, AttributeError) as error:
-            if variant.runtime != "gorun":
+            # A rival that is not installed is not available; what else it lacks is a fault.
+            if variant.runtime != "gorun" and not isinstance(error, ModuleNotFoundError):
                 raise
             if isinstance(error, AttributeError):  # a part that is not there yet, or a bug
                 traceback.print_exc()

@@ -2,6 +2,7 @@
 
 pool.py    `Pool`: single calls with callbacks, for an executor
 crew.py    `Crew`: workers at work on batches of numbered items, for a map and for a pool
+watch.py   the half of a crew that looks after events: what workers send, their deaths
 inbox.py   the half of a crew that takes in what workers send
 lead.py    who waits for the answers of a pool: its thread, or who wants one; Ctrl-C meanwhile
 will.py    what becomes of the batches of a worker that died

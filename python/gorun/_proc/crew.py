@@ -31,7 +31,6 @@ others are killed. Fork: the child's crew is broken. Exit: warm.py.
 from __future__ import annotations
 
 import os
-import select
 import sys
 import threading
 import time
@@ -43,16 +42,14 @@ from typing import Any
 from gorun._gorun import _look_out
 from gorun._proc import start, warm, wire
 from gorun._proc.client import NOBODY, Client
-from gorun._proc.codec import Codec, unpack_error, unsendable
-from gorun._proc.inbox import LATE, Inbox
+from gorun._proc.codec import Codec, unsendable
+from gorun._proc.inbox import LATE
 from gorun._proc.lead import Lead, hold, let_go
-from gorun._proc.linked import ParentEnd
 from gorun._proc.sizing import Sizing
-from gorun._proc.will import Will
+from gorun._proc.watch import Watch
 from gorun._proc.worker import Worker
 from gorun._settings import usable_cpus
 
-START_TRIES = 3
 LONG = 2e-2  # seconds of an item, beside which the wait for the next one is nothing
 WORTH = 2e-4  # seconds of an item, beside which a message for it alone is nothing
 HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
@@ -60,7 +57,7 @@ HELD = 5e-3  # seconds that a batch may stand behind another while a worker is i
 _clock = time.monotonic
 
 
-class Crew(Inbox):
+class Crew(Watch):
     """Up to `limit` workers for one client."""
 
     def __init__(
@@ -79,9 +76,8 @@ class Crew(Inbox):
         calls: bool = False,
         inner: int | None = None,
     ) -> None:
+        super().__init__()
         self.lead = Lead()
-        self.ended = False
-        self.broken: BaseException | None = None
         self._client: Client = client
         self._codec = codec
         self._job = job
@@ -96,17 +92,10 @@ class Crew(Inbox):
         self._share = start.share_of(limit, inner)
         self._cpus = usable_cpus()
         self._lookout = wire.Lookout()  # the leader's
-        self._team: list[Worker] = []
         self._started = 0
-        self._failed_starts = 0
         self._alone = 0  # how many items are to go one by one
         self._turn = threading.Lock()
         self._tidied = False
-        self._poll = select.epoll()
-        self._watched: dict[int, Worker] = {}  # sockets and pidfds
-        self._writing: set[int] = set()
-        self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poll.register(self._wake_out, select.EPOLLIN)
         warm.crews.add(self)
         self._due: float | None = None  # when to look at late batches
         self._thread: threading.Thread | None = None
@@ -434,11 +423,7 @@ class Crew(Inbox):
         worker.leaving = False
         worker.take_job(self._started, self._job, 0)
         self._team.append(worker)
-        self._watched[worker.fd] = worker
-        self._poll.register(worker.fd, select.EPOLLIN)
-        if worker.pidfd is not None:
-            self._watched[worker.pidfd] = worker
-            self._poll.register(worker.pidfd, select.EPOLLIN)
+        self._watch(worker)
         return worker
 
     def _send(self, worker: Worker, numbers: Sequence[int], items: list[Any]) -> None:
@@ -472,70 +457,12 @@ class Crew(Inbox):
         self._client.back(numbers, items)
         self._alone += len(items)
 
-    def _flush(self, worker: Worker) -> None:
-        try:
-            sent = worker.wire.flush()
-        except OSError:  # it is dead: its pidfd says so, or its socket
-            return
-        waits = not sent and worker.wire.wants_socket
-        if waits and worker.fd not in self._writing:
-            self._writing.add(worker.fd)
-            self._poll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
-        elif not waits and worker.fd in self._writing:
-            self._writing.discard(worker.fd)
-            self._poll.modify(worker.fd, select.EPOLLIN)
-
     def _see(self, events: list[tuple[int, int]]) -> None:
-        if not events:  # time is up, or somebody looked out
-            for one in self._team.copy():
-                if one.link is not None and one.link.has_some():
-                    self._read(one)
-        for fd, what in events:
-            if fd == self._wake_out:
-                with suppress(BlockingIOError):
-                    os.read(self._wake_out, 4096)
-                continue
-            worker = self._watched.get(fd)
-            if worker is None:
-                continue
-            if fd == worker.pidfd:
-                self._read(worker, everything=True)
-                if worker in self._team and worker.dead():
-                    self._bury(worker)
-                continue
-            alive = True
-            if isinstance(worker.wire, ParentEnd):
-                alive = worker.wire.heard()
-                self._flush(worker)
-            elif what & select.EPOLLOUT:
-                self._flush(worker)
-            if what & ~select.EPOLLOUT:
-                alive = self._read(worker) and alive
-            if not alive and worker in self._team:
-                self._at_end(worker)
+        """Sees to what happened, and to what is to be done now."""
+        self._look(events)
         if self._client.has_more():
             self._deal()
         self._balance()
-
-    def _read(self, worker: Worker, everything: bool = False) -> bool:
-        """Takes what a worker has sent; False at the end of its stream."""
-        alive = True
-        while alive:
-            try:
-                alive = worker.wire.fill()
-            except BlockingIOError:
-                break
-            except OSError:
-                alive = False
-                if worker.link is not None:  # it wrote nonsense: its end is ours to make
-                    worker.kill()
-            while (frame := worker.wire.get()) is not None:
-                self._take_in(worker, frame)
-                if worker not in self._team:
-                    return True
-            if not (everything or worker.wire.may_have_more):
-                break  # what comes now will be told
-        return alive
 
     def _balance(self) -> None:
         """Sees to batches that take long, and to workers that have nothing."""
@@ -572,57 +499,7 @@ class Crew(Inbox):
         if self._due is None or when < self._due:
             self._due = when
 
-    # ---- the end of workers -------------------------------------------------------------------
-
-    def _at_end(self, worker: Worker) -> None:
-        """The stream of a worker is at its end: it is dead, or will be."""
-        if worker.pidfd is not None:  # which says so when it is
-            if worker.fd in self._watched:
-                del self._watched[worker.fd]
-                self._poll.unregister(worker.fd)
-            return
-        self._bury(worker)
-
-    def _bury(self, worker: Worker) -> None:
-        """Answers for a dead worker."""
-        will = Will(worker)
-        ready, leaving = worker.ready, worker.leaving
-        for number, outcome in will.logged:
-            self._answer_logged(number, *outcome)
-        self._alone += will.alone
-        self._drop(worker, kill=False)
-        for batch in reversed(will.back):
-            self._client.back(batch.numbers, batch.items)
-        for numbers, items in will.fallen:
-            self._client.died(numbers, items, worker.exitcode)
-        if not (ready or will.lost or leaving):
-            self._failed_starts += 1
-            if self._failed_starts >= START_TRIES:
-                self._break(
-                    RuntimeError(
-                        f"worker processes end before they are ready: {START_TRIES} in a row, the "
-                        f"last with exit code {worker.exitcode}; is {sys.executable!r} a Python that "
-                        "can import what the parent's sys.path offers, and does the initializer "
-                        "return?"
-                    )
-                )
-
-    def _answer_logged(self, number: int, good: bool, value: Any) -> None:
-        """Tells an outcome that a dead worker had noted."""
-        if good:
-            self._client.answer([number], [value], {})
-        else:
-            error = unpack_error(value, self._client.name(number))
-            self._client.answer([number], [None], {0: error})
-
-    def _drop(self, worker: Worker, kill: bool) -> None:
-        """Lets go of a worker."""
-        self._team.remove(worker)
-        for fd in (worker.fd, worker.pidfd):
-            if fd is not None and self._watched.pop(fd, None) is not None:
-                self._poll.unregister(fd)
-        self._writing.discard(worker.fd)
-        warm.stop(worker, kill)
+    # ---- the end ------------------------------------------------------------------------------
 
     def _break(self, error: BaseException) -> None:
         if self.broken is None:

@@ -220,7 +220,9 @@ class _Calls:
         self._types: set[Any] = set()  # of what has been sent; and the modules of functions
         self._closing = False
         self._killed: WorkerDied | None = None
-        self._lock = threading.RLock()  # of submit against shutdown; a handler may submit in the middle
+        self._lock = (
+            threading.RLock()
+        )  # of submit against shutdown; a handler may submit in the middle
         self.crew = Crew(
             self,
             self._codec,
