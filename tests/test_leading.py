@@ -145,6 +145,39 @@ def test_callbacks_are_the_threads(executor: Executor, tmp_path: Path) -> None:
     assert inside == [executor._team.pool._calls.crew._thread.name]  # type: ignore[attr-defined]
 
 
+def test_a_callback_does_not_hold_up_what_nobody_has_one_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread may have read that too, before a leader could: a callback may wait for it.
+
+    Mutations: `_tell_mine` does not settle first; or not between two callbacks.
+    """
+    pool = Pool(1)
+    calls, order = pool._calls, list[str]()
+
+    def call(name: str, plain: bool) -> _Call:
+        def tell(*_: object) -> None:
+            order.append(name)
+            if name == "first":
+                calls._told.append([(call("late", plain=True), 1, None)])
+
+        def settle(*_: object) -> bool:
+            if plain:
+                order.append(name)
+            return plain
+
+        return _Call(abs, (1,), {}, lambda: True, tell, settle)
+
+    calls._mine.append([(call("first", plain=False), 1, None)])
+    calls._mine.append([(call("second", plain=False), 1, None)])
+    calls._told.append([(call("plain", plain=True), 1, None)])
+    monkeypatch.setattr(type(calls.crew), "is_mine", True)
+    calls.wake()
+    assert order == ["plain", "first", "late", "second"]
+    monkeypatch.undo()
+    pool.shutdown()
+
+
 def test_timeout(executor: Executor, tmp_path: Path) -> None:
     """A leader waits as long as it was told. Mutation: `help` without its limit."""
     future = executor.submit(waits_for, str(tmp_path / "go"))

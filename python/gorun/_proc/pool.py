@@ -428,8 +428,7 @@ class _Calls:
             return
         if self.broken is not None:
             self._fail_all(self.broken)
-        self._tell_all(self._mine)
-        self._tell_all(self._told)
+        self._tell_mine()
         if self._is_over() and self._is_empty and not crew.ended:
             crew.end()
 
@@ -437,38 +436,33 @@ class _Calls:
         """Whether there is an end to be made now: of all calls, or of the crew."""
         return self.broken is not None or (self._closing and self._is_empty)
 
-    def _tell_all(self, told: deque[_Told]) -> None:
-        """By the pool's thread."""
-        while told:
-            try:
-                some = told.popleft()
-            except IndexError:  # a leader was faster
-                break
-            while some:
-                call, value, error = some.pop()
-                if call._settle is not None and call._settle(value, error):
-                    if self.crew.lead.who is not None:  # it may be what that one waits for
-                        self.crew.wake()
-                    continue
-                if some:  # what is called now may wait for another one, that a leader could tell
-                    told.appendleft(some)
-                    some = []
-                call._tell(value, error)
+    def _tell_mine(self) -> None:
+        """By the pool's thread: tells all that is to be told."""
+        self._settle()
+        while self._mine:
+            [(call, value, error)] = self._mine.popleft()
+            call._tell(value, error)
             del call, value, error
+            self._settle()  # what came meanwhile comes before the next callback, which may take long
 
     def _settle(self) -> None:
-        """By a leader: tells what can be told without code of users."""
-        told = self._told
+        """Tells what can be told without code of users; leaves the rest for the pool's thread."""
+        told, settled = self._told, False
         while told:
             try:
                 some = told.popleft()
-            except IndexError:  # the thread was faster
+            except IndexError:  # somebody else was faster
                 break
             while some:
                 one = call, value, error = some.pop()
                 if call._settle is None or not call._settle(value, error):
                     self._mine.append([one])
+                else:
+                    settled = True
                 del one, call, value, error
+        lead = self.crew.lead
+        if settled and lead.who is not None and not lead.is_mine:  # it may be what that one waits for
+            self.crew.wake()
 
     def _fail_all(self, error: BaseException) -> None:
         """Tells all calls that are there that the pool is broken."""
