@@ -153,9 +153,9 @@ def test_where_the_ring_is_full_nothing_is_lost(pair: Pair) -> None:
 
 
 def test_a_worker_waits_for_as_long_as_it_was_told(pair: Pair) -> None:
-    """Mutation: `fill` ignores the socket's time."""
+    """Mutation: `fill` ignores `keep`."""
     _, worker = pair
-    worker.sock.settimeout(0.02)
+    worker.keep = 0.02
     assert not worker.fill()
     worker.look_out = HANG
     assert not worker.fill()

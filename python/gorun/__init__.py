@@ -8,6 +8,7 @@ its worker processes, ``_executor``; ``_errors`` the exceptions; ``_hooks`` what
 the extension calls back; ``_settings`` the environment. This file only re-exports.
 """
 
+from gorun import _gorun as _gorun  # in a worker process it is there before
 from gorun import _runtime as _runtime
 from gorun._cond import Barrier, Cond
 from gorun._context import Context, background

@@ -222,11 +222,25 @@ class Batch:
             sys.excepthook(type(error), error, trace)
 
 
+class Gone:
+    """In place of the wire, in a process that an item has forked: there is nobody to be told, so it ends.
+
+    It writes into none of the memory that it has in common with its parent.
+    """
+
+    claim: Any = None
+    keep: float | None = None
+    look_out = 0.0
+
+    def __getattr__(self, name: str) -> NoReturn:
+        os._exit(0)
+
+
 class Worker:
     """The one worker of this process."""
 
     def __init__(self, link: wire.Wire, tokens: int, control: int, memory: Any) -> None:
-        self.wire = link
+        self.wire: Any = link
         self.tokens, self.control, self.memory = tokens, control, memory
         self.page = None if memory is None else memoryview(memory).cast("Q")
         self.by_value: tuple[bytes, ...] = (b"__main__",)
@@ -262,14 +276,12 @@ class Worker:
 
     def next_frame(self) -> Any:
         """The next frame; None when the parent has gone, or nothing came for long."""
-        while (frame := self.wire.get()) is None:
-            try:
+        try:
+            while (frame := self.wire.get()) is None:
                 if not self.wire.fill():
                     return None
-            except (BlockingIOError, TimeoutError):
-                return None  # `keep` is over
-            except OSError:
-                return None
+        except OSError:  # a TimeoutError, too: `keep` is over
+            return None
         return frame
 
     def set_up(self, told: dict[str, Any]) -> None:
@@ -306,20 +318,23 @@ class Worker:
             pass
 
     def forked(self) -> None:
-        """In a process that an item has forked: only the item is its own; then it ends (`flush`)."""
-        self.wire.sock.close()
-        if (link := getattr(self.wire, "link", None)) is not None:
-            link.desert()
+        """In a process that an item has forked: only the item is its own; then it ends (`Gone`)."""
+        sock = self.wire.sock
+        self.wire = Gone()
         self.page = self.memory = None
         self.sending._at_fork_reinit()  # type: ignore[attr-defined]  # as in `Batch`
         if self.batch is not None:
             self.batch.forked()
+        try:  # noqa: SIM105 - as in `flush_output`
+            sock.close()
+        except OSError:  # the item has closed it
+            pass
 
     def take_job(self, frame: Any) -> None:
         """Unpickles what is to be done, and runs its initializer."""
         self.job = None
         keep = frame.count / 1000 if frame.count else None
-        self.wire.sock.settimeout(keep)
+        self.wire.keep = keep
         if not frame.data:
             self.wire.done_with(frame)
             self.wire.trim()
@@ -381,6 +396,7 @@ class Worker:
     def do_call(self, frame: Any) -> None:
         """Runs one call that came alone, to an idle worker, unless the parent has taken it back."""
         if not self.may_begin(frame.number) or self.job is None:
+            self.let_go(frame)
             return
         page, number = self.page, frame.number
         if page is not None:
@@ -391,7 +407,10 @@ class Worker:
         began = perf_counter()
         self.lookout.took(began - self.answered)
         try:
-            fn, args, kwargs = loads(frame.data)
+            try:
+                fn, args, kwargs = loads(frame.data)
+            finally:
+                self.let_go(frame)
             value = fn(*args, **kwargs)
         except BaseException as caught:
             trace = caught.__traceback__
@@ -429,6 +448,12 @@ class Worker:
             self.flush()
         self.answered = perf_counter()
 
+    def let_go(self, frame: Any) -> None:
+        """Gives the memory of a call back, if it has any; that goes with the answer."""
+        if frame.segment:
+            with self.sending:
+                self.wire.done_with(frame)
+
     def look_at_memory(self, now: float) -> None:
         """Asks to be replaced if this process has grown by too much."""
         self.looked = now
@@ -450,7 +475,10 @@ class Worker:
     def may_begin(self, number: int) -> bool:
         """Claims the batch, or takes its token, if it is there."""
         if self.wire.claim is not None:
-            claimed: bool = self.wire.claim(number)
+            try:
+                claimed: bool = self.wire.claim(number)
+            except OSError:
+                os._exit(0)
             return claimed
         if self.token is None:
             try:
@@ -534,13 +562,8 @@ class Worker:
 
     def flush(self) -> None:
         """Sends all there is; ends the process if nobody reads it any more."""
-        timeout = self.wire.sock.gettimeout()
         try:
-            if timeout is not None:
-                self.wire.sock.settimeout(None)
             self.wire.flush()
-            if timeout is not None:
-                self.wire.sock.settimeout(timeout)
         except OSError:
             os._exit(0)
 

@@ -52,6 +52,7 @@ from gorun._settings import usable_cpus
 
 LONG = 2e-2  # seconds of an item, beside which the wait for the next one is nothing
 WORTH = 2e-4  # seconds of an item, beside which a message for it alone is nothing
+LOOKS = 64  # of a leader at the rings, between two at all else
 HELD = 5e-3  # seconds that a batch may stand behind another while a worker is idle
 
 _clock = time.monotonic
@@ -92,6 +93,7 @@ class Crew(Watch):
         self._share = start.share_of(limit, inner)
         self._cpus = usable_cpus()
         self._lookout = wire.Lookout()  # the leader's
+        self._looks = 0  # that were not in vain
         self._started = 0
         self._alone = 0  # how many items are to go one by one
         self._turn = threading.Lock()
@@ -248,7 +250,11 @@ class Crew(Watch):
             timeout = left if timeout is None else min(timeout, left)
         try:
             events: list[tuple[int, int]] = []
-            if not (lead and self._spare and self._lookout.worth() and self._look_out()):
+            if lead and self._spare and self._lookout.worth() and self._look_out():
+                self._looks += 1
+                if self._looks % LOOKS == 0:  # deaths are not seen otherwise
+                    events = self._poll.poll(0)
+            else:
                 events = self._poll.poll(-1 if timeout is None else min(timeout, 1e6))
         except (ValueError, OSError):  # it was closed meanwhile
             return

@@ -2,15 +2,15 @@
 
 The rings are Rust's (`gorun_core::ring`, its README has the protocol): nothing is copied into the kernel, no call is
 made of it while both sides are awake, and who sleeps is woken once. The socket is there for
-- descriptors of new segments, each sent before its frame is;
+- descriptors of new segments, each sent before its frame is, with the segment's number;
 - the bell: a byte for a parent that asked for it. It asks again whenever it has read from the socket, and then looks
   for frames once more. So what it is to see is either told by a byte that is still there, or will be;
 - the end: who has closed its socket is gone.
 
 A body for which no segment could be had goes in pieces: the first with the head of the whole, MORE of them behind.
 
-A worker sleeps at its ring. It ends with its parent by a signal (child.py: the lifeline); where that could not be
-set up (`tied`), it looks at the socket every WATCH seconds.
+A worker sleeps at its ring. It ends with its parent by a signal (child.py: the lifeline), and looks at the socket
+now and then: where that signal could not be set up (`tied`) more often. An item may have closed both.
 
 Both sides load this file; it imports nothing but what a bare interpreter has at hand.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from _socket import MSG_DONTWAIT, MSG_PEEK, SCM_RIGHTS, SOL_SOCKET
+from _socket import MSG_CTRUNC, MSG_DONTWAIT, MSG_PEEK, SCM_RIGHTS, SOL_SOCKET
 from time import monotonic
 
 TYPE_CHECKING = False
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 else:
     from _collections import deque
 
-    wire = sys.modules.get("_gorun_wire")  # a worker's
-    if wire is None:
+    if __name__ == "_gorun_linked":  # a worker's
+        wire = sys.modules["_gorun_wire"]
+    else:
         from gorun._proc import wire
 
-WATCH = 1.0  # seconds
+WATCH, WATCH_TIED = 1.0, 30.0  # seconds between two looks of a worker at its socket
+SEGMENT = struct.Struct("<Q")  # what comes with a descriptor
 
 
 class Linked(wire.Wire):
@@ -52,6 +54,7 @@ class Linked(wire.Wire):
             deque()
         )  # (segment, descriptor) of those that are new
         self._frames: deque[tuple[wire.Head, bytes]] = deque()
+        self._new: dict[int, int] = {}  # descriptors of segments that were not seen yet
         self._pieces: tuple[wire.Head, bytearray] | None = None  # of a frame that is not whole
 
     # ---- sending ------------------------------------------------------------------------------
@@ -96,9 +99,10 @@ class Linked(wire.Wire):
 
     def _pass_one(self) -> bool:
         """Sends the next descriptor, if the socket takes it."""
-        fd = self._passing[0][1]
+        segment, fd = self._passing[0]
+        rights = [(SOL_SOCKET, SCM_RIGHTS, struct.pack("i", fd))]
         try:
-            self.sock.sendmsg([b"\0"], [(SOL_SOCKET, SCM_RIGHTS, struct.pack("i", fd))])
+            self.sock.sendmsg([SEGMENT.pack(segment)], rights)
         except BlockingIOError:
             return False
         self._passing.popleft()
@@ -111,9 +115,6 @@ class Linked(wire.Wire):
         while self._frames:
             head, body = self._frames.popleft()
             if head[5]:
-                while head[6] and not self._fds:
-                    if not self.read_socket():
-                        raise OSError("the other side has gone before its memory came")
                 return wire.Frame(head, self._view(head[5], head[6], head[4]))
             if head[0] != wire.MORE and head[4] == len(body):
                 # Buffers are for objects that may be changed.
@@ -127,19 +128,31 @@ class Linked(wire.Wire):
                 return wire.Frame(head, whole)
         return None
 
+    def _descriptor(self, segment: int) -> int:
+        while segment not in self._new:  # it was sent before: nothing is waited for
+            try:
+                alive = self.read_socket()
+            except BlockingIOError:
+                alive = False
+            if not alive:
+                raise OSError("a frame came without its memory")
+        return self._new.pop(segment)
+
     def read_socket(self) -> bool:
         """Takes in descriptors; False at its end. BlockingIOError: nothing is there."""
-        return wire.Wire.fill(self)
-
-    def _whole(self, data: bytes) -> bool:
-        """Of what comes by the socket no byte is kept."""
-        return True
+        data, extra, flags, _ = self.sock.recvmsg(wire.SMALL, wire.ROOM, MSG_DONTWAIT)
+        for _, _, fds in extra:  # one: the kernel stops behind it, so its number comes last
+            (self._new[SEGMENT.unpack(data[-SEGMENT.size :])[0]],) = struct.unpack("i", fds)
+        if flags & MSG_CTRUNC:
+            raise OSError("a descriptor did not come: too many are open")
+        return bool(data)
 
     def close(self) -> None:
         """Lets go of the socket and the memory."""
-        for _, fd in self._passing:
+        for fd in (*dict(self._passing).values(), *self._new.values()):
             os.close(fd)
         self._passing.clear()
+        self._new.clear()
         super().close()
 
 
@@ -187,29 +200,30 @@ class WorkerEnd(Linked):
 
     def __init__(self, sock: Any, link: _Link, tied: bool) -> None:
         super().__init__(sock, link)
-        self._tied = tied
-        self.claim = link.claim
+        self._watch = WATCH_TIED if tied else WATCH
+        self.keep = None
 
     def send(self, kind: int, number: int, count: int, data: bytes) -> bool:
         """As `put` and `flush`."""
         return super().send(kind, number, count, data) or self.flush()
 
+    def claim(self, number: int) -> bool:
+        """Claims a batch; False if the parent has it back. OSError: the parent is gone."""
+        return self.link.claim(number)
+
     def flush(self) -> bool:
         """Sends what there is. OSError: the parent is gone."""
         while not super().flush():
-            if not self.link.wait_for_room(None if self._tied else WATCH) or self._is_orphan():
+            if not self.link.wait_for_room(self._watch) or self._is_orphan():
                 raise OSError("the parent is gone")
         return True
 
     def fill(self) -> bool:
-        """Waits for frames; False at the end of the stream, or of the socket's time."""
-        link, keep = self.link, self.sock.gettimeout()
-        limit = None if keep is None else monotonic() + keep
+        """Waits for frames; False at the end of the stream, or when `keep` is over."""
+        link, limit = self.link, None if self.keep is None else monotonic() + self.keep
         look_out, self.look_out = self.look_out, 0.0
         while True:
-            left = None if limit is None else limit - monotonic()
-            if not self._tied:
-                left = WATCH if left is None else min(left, WATCH)
+            left = self._watch if limit is None else min(self._watch, limit - monotonic())
             found = link.wait(look_out, left)
             if found:
                 self._frames.extend(link.receive())
@@ -218,11 +232,9 @@ class WorkerEnd(Linked):
                 return False
 
     def _is_orphan(self) -> bool:
-        """Whether the parent has closed the socket, and nothing else would say so."""
-        if self._tied:
-            return False
+        """Whether the parent has closed the socket, or an item has."""
         try:
-            return not self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)  # a descriptor's byte, say
+            return not self.sock.recv(1, MSG_PEEK | MSG_DONTWAIT)  # else of a descriptor's number
         except BlockingIOError:
             return False
         except OSError:

@@ -461,7 +461,9 @@ class _Calls:
                     settled = True
                 del one, call, value, error
         lead = self.crew.lead
-        if settled and lead.who is not None and not lead.is_mine:  # it may be what that one waits for
+        if (
+            settled and lead.who is not None and not lead.is_mine
+        ):  # it may be what that one waits for
             self.crew.wake()
 
     def _fail_all(self, error: BaseException) -> None:

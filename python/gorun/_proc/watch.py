@@ -17,6 +17,7 @@ from gorun._proc.codec import unpack_error
 from gorun._proc.inbox import Inbox
 from gorun._proc.linked import ParentEnd
 from gorun._proc.will import Will
+from gorun._proc.wire import Frame
 from gorun._proc.worker import Worker
 
 START_TRIES = 3
@@ -49,6 +50,7 @@ class Watch(Inbox):
         try:
             sent = worker.wire.flush()
         except OSError:  # it is dead: its pidfd says so, or its socket
+            worker.forsake()
             return
         if worker.fd not in self._watched:  # its socket is at the end
             return
@@ -85,7 +87,7 @@ class Watch(Inbox):
                 self._flush(worker)
             elif what & select.EPOLLOUT:
                 self._flush(worker)
-            if what & ~select.EPOLLOUT:
+            if what & ~select.EPOLLOUT or worker.wire.may_have_more:
                 alive = self._read(worker) and alive
             if not alive and worker in self._team:
                 self._at_end(worker)
@@ -100,9 +102,8 @@ class Watch(Inbox):
                 break
             except OSError:
                 alive = False
-                if worker.link is not None:  # it wrote nonsense: its end is ours to make
-                    worker.kill()
-            while (frame := worker.wire.get()) is not None:
+                worker.forsake()
+            while (frame := self._next(worker)) is not None:
                 self._take_in(worker, frame)
                 if worker not in self._team:
                     return True
@@ -110,9 +111,19 @@ class Watch(Inbox):
                 break  # what comes now will be told
         return alive
 
+    def _next(self, worker: Worker) -> Frame | None:
+        """The next frame that has been read."""
+        try:
+            return worker.wire.get()
+        except OSError:  # its memory is not there
+            worker.forsake()
+            return None
+
     def _at_end(self, worker: Worker) -> None:
         """The stream of a worker is at its end: it is dead, or will be."""
         if worker.pidfd is not None:  # which says so when it is
+            if worker.link is not None:
+                worker.link.close()  # an item may have closed the socket: then it ends when it is idle
             if worker.fd in self._watched:
                 del self._watched[worker.fd]
                 self._poll.unregister(worker.fd)

@@ -22,7 +22,7 @@ import os
 import struct
 import sys
 from _pickle import dumps as _dumps
-from _socket import CMSG_LEN, SCM_RIGHTS, SOL_SOCKET
+from _socket import CMSG_LEN, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -238,6 +238,16 @@ class Wire:
         self._theirs: dict[int, mmap.mmap] = {}
         self._lost: list[mmap.mmap] = []
         self._last = 0
+        self._keep: float | None = None
+
+    @property
+    def keep(self) -> float | None:
+        """Seconds without a frame until `fill` raises TimeoutError; a worker's."""
+        return self._keep
+
+    @keep.setter
+    def keep(self, seconds: float | None) -> None:
+        self._keep = seconds
 
     # ---- sending ------------------------------------------------------------------------------
 
@@ -380,7 +390,15 @@ class Wire:
                 got = self.sock.recv_into(rest)
             self._filled += got
             return bool(got)
-        got, extra, _, _ = self.sock.recvmsg_into((self._buffer,), ROOM)
+        if self._keep is not None:
+            self.sock.settimeout(self._keep)
+        try:
+            got, extra, flags, _ = self.sock.recvmsg_into((self._buffer,), ROOM)
+        finally:
+            if self._keep is not None:
+                self.sock.settimeout(None)
+        if flags & MSG_CTRUNC:
+            raise OSError("a descriptor did not come: too many are open")
         data = bytes(self._buffer[:got])
         for _, _, fds in extra:
             self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
@@ -445,10 +463,14 @@ class Wire:
         if fresh:
             import mmap
 
-            fd = self._fds.pop(0)
+            fd = self._descriptor(segment)
             self._theirs[segment] = mmap.mmap(fd, fresh)
             os.close(fd)
         return memoryview(self._theirs[segment])[:size]
+
+    def _descriptor(self, _segment: int) -> int:
+        """That of a new segment."""
+        return self._fds.pop(0)
 
     def done_with(self, frame: Frame) -> None:
         """Gives the memory of a frame back to its sender, with the next `flush`."""

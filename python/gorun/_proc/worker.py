@@ -136,6 +136,7 @@ class Worker:
         try:
             return self.wire.flush() if large else self.wire.send(wire.CALL, last, how, item)
         except OSError:  # it is dead: its pidfd says so, or its socket
+            self.forsake()
             return True
 
     def regain(self) -> list[Batch]:
@@ -143,6 +144,8 @@ class Worker:
         count = 0
         if self.link is not None:
             claimed = self.link.claim_back(self._last)
+            if claimed > self._last:
+                self.forsake()
             for batch in self.batches:
                 count += batch.number > claimed
         elif (tokens := self._ends.tokens) is not None:
@@ -208,6 +211,11 @@ class Worker:
     def kill(self) -> None:
         """Kills it, and waits for nothing."""
         self.signal(signal.SIGKILL)
+
+    def forsake(self) -> None:
+        """Kills one that has no socket any more, or wrote nonsense into its rings; if it is not dead anyway."""
+        if self.link is not None:
+            self.kill()
 
     def leave(self) -> None:
         """Has it end after what it has; it is gone when `dead` says so."""

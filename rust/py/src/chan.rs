@@ -22,6 +22,7 @@ use crate::local::local;
 use crate::rawtype::StaticType;
 use crate::rt::rt;
 use crate::tick::Tick;
+use crate::unwind;
 use crate::work::{Job, Work, boolean, none};
 
 mod types;
@@ -544,12 +545,22 @@ fn values(source: &Owned) -> Res<VecDeque<Owned>> {
     // SAFETY: attached, a live object.
     let items = unsafe { Bound::from_borrowed_ptr(attached(), source.as_ptr()) };
     let mut out = VecDeque::new();
-    for item in items.try_iter().map_err(errors::raise)? {
-        let item = item.map_err(errors::raise)?;
-        // SAFETY: attached.
-        out.push_back(unsafe { Owned::new(item.as_ptr()) });
+    let iter = items.try_iter().map_err(errors::raise)?;
+    loop {
+        // SAFETY: attached; an iterator. A new reference, or null with or without an error.
+        let item = unsafe {
+            let item = unwind::iter_next(iter.as_ptr());
+            Bound::from_owned_ptr_or_opt(items.py(), item)
+        };
+        match item {
+            // SAFETY: attached.
+            Some(item) => out.push_back(unsafe { Owned::new(item.as_ptr()) }),
+            None => match PyErr::take(items.py()) {
+                None => return Ok(out),
+                Some(error) => return Err(errors::raise(error)),
+            },
+        }
     }
-    Ok(out)
 }
 
 unsafe extern "C" fn dealloc(o: *mut PyObject) {

@@ -24,6 +24,7 @@ use crate::host::Py;
 use crate::local::local;
 use crate::rt::{PyG, Rt};
 use crate::tick::Step;
+use crate::unwind::{HangOnUnwind, may_unwind};
 use crate::{go, goroutine, ops};
 
 unsafe extern "C-unwind" {
@@ -51,13 +52,6 @@ type Call =
 const PYGEN_RETURN: c_int = 0;
 const PYGEN_NEXT: c_int = 1;
 
-/// The function as the optimiser must not know it. pyo3-ffi declares the same symbols as functions that never unwind;
-/// link-time optimisation merges the declarations, believes that, and drops `HangOnUnwind` (seen: exits of 3.11 aborted
-/// in release builds only).
-fn may_unwind<F: Copy>(f: F) -> F {
-    std::hint::black_box(f)
-}
-
 /// What an operation of ours asked for before it yielded itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Intent {
@@ -69,18 +63,6 @@ pub enum Intent {
 /// Left by operation `op`, which yields itself next.
 pub fn intend(op: *mut PyObject, intent: Intent) {
     local().intent.set((op, intent));
-}
-
-/// Stops a forced unwinding for good: the thread hangs, as newer interpreters let it. A panic passes.
-pub struct HangOnUnwind;
-
-impl Drop for HangOnUnwind {
-    fn drop(&mut self) {
-        while !std::thread::panicking() {
-            // SAFETY: waits for a signal; no arguments.
-            unsafe { libc::pause() };
-        }
-    }
 }
 
 /// One step.

@@ -3,7 +3,7 @@
 //! Files: `rt` (the runtime of the process), `host` (the scheduler's seam), `drive` (runs bodies), `body` (what a
 //! goroutine carries), `goroutine` (its handle), `go` (makes them), `ops` (awaitables), `door` (blocking calls), `deadlock`,
 //! `work` (what is waited for), `chan`, `select`, `mutex`, `gate`, `latch`, `tick`, `timer`, `scope` (cancels with an origin), `target` (whom), `info`,
-//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `link` (to worker processes), `settled`, `site`, `brief`, `args`, `errors`, `rawtype`.
+//! `probe` (sysmon's view of the interpreter), `pull` (the input of a map), `link` (to worker processes), `settled`, `site`, `brief`, `args`, `errors`, `rawtype`, `unwind` (calls that may not come back).
 
 mod args;
 mod body;
@@ -36,6 +36,7 @@ mod site;
 mod target;
 mod tick;
 mod timer;
+mod unwind;
 mod work;
 
 use gorun_core::sched::WaitReason;
@@ -92,7 +93,7 @@ fn yield_here() -> Res<()> {
 /// The life of an M, called by its thread.
 #[pyfunction]
 fn _m_main(id: u32) {
-    let guard = drive::HangOnUnwind;
+    let guard = unwind::HangOnUnwind;
     rt().m_main(id);
     std::mem::forget(guard);
 }

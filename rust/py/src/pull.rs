@@ -3,9 +3,10 @@
 //! An input may turn slow at any item, so the clock is looked at after each. The coarse one costs a few nanoseconds, and
 //! is right to a tick of the kernel (1-10 ms).
 
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+
+use crate::unwind;
 
 /// Nanoseconds, in steps of a tick.
 fn coarse_now() -> i64 {
@@ -33,7 +34,7 @@ pub fn _pull(
     let until = coarse_now().saturating_add((seconds * 1e9) as i64);
     for _ in 0..most {
         // SAFETY: attached; the caller gives an iterator.
-        let item = unsafe { ffi::PyIter_Next(source.as_ptr()) };
+        let item = unsafe { unwind::iter_next(source.as_ptr()) };
         // SAFETY: attached; a new reference, or null with or without an error.
         let Some(item) = (unsafe { Bound::from_owned_ptr_or_opt(py, item) }) else {
             return PyErr::take(py).map_or(Ok(true), Err);

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use crate::door;
 use crate::errors::name;
 use crate::latch::fetched;
+use crate::unwind;
 
 /// An iterator over what `take` gives: each `next` is a cancel point. Where `take` raises IndexError, `self._advance()`
 /// has it filled, or raises StopIteration.
@@ -47,7 +48,7 @@ impl PyResults {
             // SAFETY: attached; an object, and a name that is interned since the import. A new reference, or null with an
             // error set.
             unsafe {
-                let none = ffi::PyObject_CallMethodNoArgs(slf.as_ptr(), name::ADVANCE.get());
+                let none = unwind::call_method(slf.as_ptr(), name::ADVANCE.get());
                 Bound::from_owned_ptr_or_err(py, none)?;
             }
         }
