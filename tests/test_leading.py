@@ -610,10 +610,15 @@ def test_answers_that_come_while_a_pool_fails() -> None:
 def test_who_looks_out_in_vain_sleeps() -> None:
     """Longer each time, and tries again when answers come at once.
 
-    Mutations: `took` leaves `_skips` as it is; it never makes it less.
+    Mutations: `took` leaves `_skips` as it is; it never makes it less; what was slept through has to be as quick.
     """
     look = wire.Lookout()
     assert not look.worth()  # nothing is known
+    look.took(wire.SLEPT * 0.9)
+    assert look.worth()
+    look.took(wire.SLEPT * 0.9)  # awake, that is long
+    assert not look.worth()
+    look = wire.Lookout()
     look.took(0)
     tries = 0
     for _ in range(5000):

@@ -68,8 +68,9 @@ ROOM = CMSG_LEN(64)  # for descriptors
 
 # The count of a CALL says whether the worker may look out for the next one without sleeping.
 SLEEP, LOOK_OUT = 1, 2
-# Seconds that either side looks out before it sleeps: a sleeper on another CPU wakes in 20 us.
-QUICK = 6e-5
+# Seconds that either side looks out before it sleeps: a sleeper on another CPU wakes in 20 us. A wait that was
+# slept through had both sides woken, and what came meanwhile is slower, too: one of up to SLEPT might have been quick.
+QUICK, SLEPT = 1e-4, 2e-4
 SKIPS = 1 << 10  # waits that are not tried, at most, after one that was in vain
 
 
@@ -177,14 +178,16 @@ class Lookout:
 
     def took(self, seconds: float) -> None:
         """Takes note of a wait, however it was waited."""
+        if not self._tried:
+            self._quick = seconds < SLEPT
+            return
+        self._tried = False
         self._quick = quick = seconds < QUICK
-        if self._tried:
-            self._tried = False
-            if quick:
-                self._skips = max(1, self._skips * 7 // 8)
-            else:
-                self._skip = self._skips
-                self._skips = min(2 * self._skips, SKIPS)
+        if quick:
+            self._skips = max(1, self._skips * 7 // 8)
+        else:
+            self._skip = self._skips
+            self._skips = min(2 * self._skips, SKIPS)
 
 
 class Frame:
