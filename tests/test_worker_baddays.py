@@ -104,6 +104,26 @@ def test_a_child_of_an_item_answers_nothing(closing: bool) -> None:
         assert [executor.submit(abs, -n).result(HANG) for n in range(5)] == list(range(5))
 
 
+def forks_twice(path: str) -> int:
+    """As programs that become daemons do: the child's child goes on."""
+    if os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(0.05)
+            with open(path, "w") as file:
+                file.write("done")
+        return 0
+    return os.getpid()
+
+
+def test_a_childs_child_of_an_item_runs_to_its_end(tmp_path: Any) -> None:
+    """Mutation: `forked` asks a wire that is gone for its socket."""
+    note = tmp_path / "note"
+    with gorun.Executor(1, on="process") as executor:
+        worker = executor.submit(os.getpid).result(HANG)
+        assert executor.submit(forks_twice, str(note)).result(HANG) == worker
+        until(lambda: note.exists() and note.read_text() == "done")
+
+
 def late(n: int) -> bytes:
     if n < 4:
         return bytes(200_000)  # so that there is a free segment

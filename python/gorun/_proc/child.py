@@ -228,8 +228,7 @@ class Gone:
     It writes into none of the memory that it has in common with its parent.
     """
 
-    claim: Any = None
-    keep: float | None = None
+    sock = claim = keep = None
     look_out = 0.0
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -319,14 +318,14 @@ class Worker:
 
     def forked(self) -> None:
         """In a process that an item has forked: only the item is its own; then it ends (`Gone`)."""
-        sock = self.wire.sock
-        self.wire = Gone()
+        sock, self.wire = self.wire.sock, Gone()
         self.page = self.memory = None
         self.sending._at_fork_reinit()  # type: ignore[attr-defined]  # as in `Batch`
         if self.batch is not None:
             self.batch.forked()
-        try:  # noqa: SIM105 - as in `flush_output`
-            sock.close()
+        try:
+            if sock is not None:  # else it is a child's child
+                sock.close()
         except OSError:  # the item has closed it
             pass
 
