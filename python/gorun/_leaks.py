@@ -15,8 +15,9 @@ from gorun import _gorun
 from gorun._errors import GoroutineLeak
 from gorun._runtime import GoroutineInfo, goroutines
 
-_SETTLE = 0.05
-"""Seconds that those who are about to end are given."""
+_SETTLE = 0.5
+"""Seconds that those who are about to end are given. On a busy machine one may stand still for tens of milliseconds
+in the middle of its end; who waits in vain has leaked."""
 
 _BOTTOM = ("_bootstrap", "_bootstrap_inner", "run")
 """The frames of ``threading`` that every M stands on."""
