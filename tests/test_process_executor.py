@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -525,3 +526,23 @@ def test_private_names(executor: Executor, tmp_path: Path) -> None:
         assert not worker.is_alive()
     assert isinstance(call.exception(LONG), WorkerDied)
     assert executor._threads == set()
+
+
+def test_cancelling_all_while_others_submit() -> None:
+    """What is out is copied while it changes. Mutation: `pending` is copied once."""
+    with Executor(1, on="process") as executor:
+        over = threading.Event()
+
+        def submit() -> None:
+            while not over.is_set():
+                executor.submit(abs, -1)
+
+        threads = [threading.Thread(target=submit) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(60):
+            executor._team.drop()
+            time.sleep(0.002)
+        over.set()
+        for thread in threads:
+            thread.join()

@@ -340,8 +340,16 @@ class _Calls:
     def outstanding(self) -> list[Call]:
         """Those that are not told, in order; for who has not the turn."""
         # Calls may move while they are copied: once from `pending`, seldom back.
-        some, known, more = self._pending.copy(), list(self._known.values()), self._pending.copy()
+        some, known, more = self._waiting(), list(self._known.values()), self._waiting()
         return list(dict.fromkeys([*known, *more, *some]))
+
+    def _waiting(self) -> list[Call]:
+        """A copy of `pending`."""
+        while True:
+            try:
+                return list(self._pending)
+            except RuntimeError:  # without a GIL it may change meanwhile
+                continue
 
     @property
     def _is_empty(self) -> bool:
