@@ -191,7 +191,7 @@ def no_place_here() -> int:
 def test_what_cannot_be_packed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On either side: not the pool, not its worker, not what was sent with it.
 
-    Mutations: `Crew._send` looks after `dumps` alone; `do_call` or `answer` do.
+    Mutations: `Crew._send` looks after `dumps` alone; `Crew.call` sends by itself; `do_call` or `answer` do.
     """
     with gorun.Executor(1, on="process") as executor:
         worker = executor.submit(os.getpid).result(HANG)
@@ -201,6 +201,10 @@ def test_what_cannot_be_packed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> N
             with pytest.raises(pickle.PicklingError, match="none left"):
                 futures[1].result(HANG)
             assert [futures[n].result(HANG) for n in (0, 2, 3)] == [1, 2, 3]
+            # The worker is idle: that goes another way.
+            with pytest.raises(pickle.PicklingError, match="none left"):
+                executor.submit(len, b"x" * 100_000).result(HANG)
+            assert executor.submit(len, b"x").result(HANG) == 1
         assert executor.submit(len, b"x" * 100_000).result(HANG) == 100_000
         assert executor.submit(no_place_here).result(HANG) == worker
         with pytest.raises(pickle.PicklingError, match="none left"):

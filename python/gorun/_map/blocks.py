@@ -79,10 +79,8 @@ class BlockFlow(Flow):
         super().__init__(job, cast("Any", carrier), source, total, meter)
         self._blocks = carrier
         self._parts: dict[int, list[Any]] = {}  # answers, by the number of their first item
-        timed = job.item_timeout is not None  # then each item goes by itself
-        self._chunk = (
-            1 if timed else job.chunk or 1
-        )  # what the input is pulled by, where the run-ahead has it
+        # What the input is pulled by, where the run-ahead has it. With a time for items each goes by itself.
+        self._chunk = 1 if job.item_timeout is not None else job.chunk or 1
         self._part: list[Any] = []  # of a chunk: taken, not handed over
 
     def _look(self) -> None:

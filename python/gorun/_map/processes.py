@@ -171,9 +171,7 @@ class ProcessCarrier:
 
     def _hire(self) -> Crew:
         job = self.job
-        if goes_by_value(
-            job.fn
-        ):  # for the first time: then this process has to load cloudpickle, too
+        if goes_by_value(job.fn):  # for the first time: this process has to load cloudpickle, too
             most = FIRST if self._total is None else self._total
             warm.prepare(share_of(job.workers, None), min(job.workers, most), NAME)
         codec = Codec(job.fn, job.initializer)

@@ -181,22 +181,15 @@ class Crew(Watch):
         try:
             if self.ended or self.broken is not None or self._alone:
                 return False
-            busy, idle = 1, None
             for worker in self._team:
-                if worker.batches:
-                    busy += 1
-                elif idle is None and not worker.leaving and worker.takes_calls:
-                    idle = worker
-            if idle is None or idle.left is not None:
+                if worker.takes_calls and not worker.leaving:
+                    break
+            else:
+                return False
+            if worker.left is not None:
                 return False
             if (work := self._client.take(1)) is not None:
-                [number], [packed] = work
-                if type(packed) is not bytes:
-                    self._send(idle, *work)
-                else:
-                    self._sizing.sent(1, len(packed))
-                    if not idle.call(number, packed, busy < self._cpus):
-                        self._flush(idle)
+                self._send(worker, *work)
         except BaseException as error:
             self._hurt(error)
             raise
@@ -230,11 +223,16 @@ class Crew(Watch):
     @property
     def _spare(self) -> bool:
         """Whether a CPU is left that no worker at work needs: who has nothing to do may look out there."""
+        return self._busy < self._cpus
+
+    @property
+    def _busy(self) -> int:
+        """How many workers are at work."""
         busy = 0
         for worker in self._team:
             if worker.batches:
                 busy += 1
-        return busy < self._cpus
+        return busy
 
     def _look_out(self) -> bool:
         """Whether a frame comes within a moment, without going to sleep; others may run meanwhile."""
@@ -437,7 +435,7 @@ class Crew(Watch):
         try:
             if one and self._calls and type(items[0]) is bytes and worker.takes_calls:
                 size = len(items[0])
-                worker.call(numbers[0], items[0], self._spare)
+                worker.call(numbers[0], items[0], self._busy + 1 < self._cpus)  # it included
             else:
                 data, buffers = packed = self._codec.dumps(items)
                 size = len(data) + sum(b.nbytes for b in buffers)

@@ -194,9 +194,9 @@ class _Calls:
     """The calls of a pool: the client of its crew (crew.py says who calls what).
 
     A call is in `pending` from `submit` on, then with the crew and in `known`, by a number, until it is told.
-    Who has the crew's turn moves it; while it is in neither, `moving` is
-    set. Without a GIL who submits and who answers meet at the end of `pending` and nowhere else: at a dict
-    that one fills and the other empties both waited most of the time, 60 system calls for each call.
+    Who has the crew's turn moves it; while it is in neither, `moving` is set. Without a GIL who submits
+    and who answers meet at the end of `pending` and nowhere else: at a dict that one fills and the other
+    empties both waited most of the time, 60 system calls for each call.
     What is to be told lies in `told` until somebody comes out of the crew, or in `left` for the pool's thread.
     """
 
@@ -220,9 +220,8 @@ class _Calls:
         self._types: set[Any] = set()  # of what has been sent; and the modules of functions
         self._closing = False
         self._killed: WorkerDied | None = None
-        self._lock = (
-            threading.RLock()
-        )  # of submit against shutdown; a handler may submit in the middle
+        # Of submit against shutdown; a handler may submit in the middle.
+        self._lock = threading.RLock()
         self.crew = Crew(
             self,
             self._codec,
@@ -469,10 +468,8 @@ class _Calls:
                     settled = True
                 del one, call, value, error
         lead = self.crew.lead
-        if (
-            settled and lead.who is not None and not lead.is_mine
-        ):  # it may be what that one waits for
-            self.crew.wake()
+        if settled and lead.who is not None and not lead.is_mine:
+            self.crew.wake()  # it may be what that one waits for
 
     def _fail_all(self, error: BaseException) -> None:
         """Tells all calls that are there that the pool is broken."""

@@ -227,9 +227,8 @@ class Wire:
         self.sock = sock
         self._out: list[tuple[memoryview, int | None]] = []  # and the descriptor that goes with it
         self._in = bytearray()
-        self._buffer = memoryview(
-            bytearray(AT_ONCE)
-        )  # kept: memory of that size costs more than to read
+        # Of the first read on, and kept: memory of that size costs more than to read.
+        self._buffer: memoryview | None = None
         self._fds: list[int] = []
         self._head: tuple[int, ...] | None = None
         self._body: bytearray | None = None  # that is being filled
@@ -393,16 +392,18 @@ class Wire:
                 got = self.sock.recv_into(rest)
             self._filled += got
             return bool(got)
+        if (buffer := self._buffer) is None:
+            buffer = self._buffer = memoryview(bytearray(AT_ONCE))
         if self._keep is not None:
             self.sock.settimeout(self._keep)
         try:
-            got, extra, flags, _ = self.sock.recvmsg_into((self._buffer,), ROOM)
+            got, extra, flags, _ = self.sock.recvmsg_into((buffer,), ROOM)
         finally:
             if self._keep is not None:
                 self.sock.settimeout(None)
         if flags & MSG_CTRUNC:
             raise OSError("a descriptor did not come: too many are open")
-        data = bytes(self._buffer[:got])
+        data = bytes(buffer[:got])
         for _, _, fds in extra:
             self._fds += struct.unpack(f"{len(fds) // 4}i", fds[: len(fds) // 4 * 4])
         self._got = got
